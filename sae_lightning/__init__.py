@@ -1,0 +1,1 @@
+"""sae_lightning: train and read sparse autoencoders on language models."""

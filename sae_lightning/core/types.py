@@ -1,0 +1,142 @@
+"""The values that travel between rooms: frozen, with their shapes."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Windows of tokens as the language model reads them.
+
+    tokens:      ids in the LM's vocabulary.
+    mask:        True where there is a real token (False: padding). Says nothing about outliers: see activations.mask.
+    token_index: number of each token in its corpus (0-based over the whole corpus), -1 for padding and for
+                 separators or BOS that the window inserted. Together with the corpus it gives text and position.
+    text_index:  number of the text that the window's first real token comes from.
+    start:       position of that token inside its text, in tokens.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    token_index: Int[Tensor, "batch pos"]
+    text_index: Int[Tensor, "batch"]
+    start: Int[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class ActivationBatch:
+    """Rows an SAE trains on: x is read, y is what it must write (y is x for an SAE).
+
+    token_index: number of the token in its corpus (or of the row in its file), int64.
+    """
+
+    x: Float[Tensor, "n d_in"]
+    y: Float[Tensor, "n d_out"]
+    token_index: Int[Tensor, "n"]
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Hook names that are read and written. Equal: an SAE; different: a transcoder; several: a crosscoder."""
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature activations of ``n`` rows, sparse (CSR) or dense.
+
+    Sparse: row ``r`` has the features ``indices[offsets[r]:offsets[r+1]]`` with ``values`` beside them. ``offsets``
+    has n + 1 entries. Any number per row, so top-k, batch top-k and thresholds share one form; a stored value may be
+    0 (a selected pre-activation that ReLU cut), and then the feature did not fire.
+    Dense: ``indices`` and ``offsets`` are None and ``values`` is [n, d_sae].
+
+    input_mean, input_std: per-row statistics that a decoder needs when the SAE layer-normalises its raw input; None
+    otherwise.
+    """
+
+    values: Float[Tensor, "nnz"] | Float[Tensor, "n d_sae"]
+    indices: Int[Tensor, "nnz"] | None
+    offsets: Int[Tensor, "n_plus_1"] | None
+    d_sae: int
+    input_mean: Float[Tensor, "n 1"] | None = None
+    input_std: Float[Tensor, "n 1"] | None = None
+
+    @property
+    def is_sparse(self) -> bool:
+        return self.indices is not None
+
+    @property
+    def n_rows(self) -> int:
+        return self.values.shape[0] if self.offsets is None else self.offsets.shape[0] - 1
+
+    @cached_property
+    def rows(self) -> Int[Tensor, "nnz"]:
+        """The row of each stored pair (sparse form only)."""
+        assert self.offsets is not None
+        counts = self.offsets.diff()
+        number = torch.arange(self.n_rows, device=counts.device)
+        return torch.repeat_interleave(number, counts, output_size=self.values.shape[0])
+
+    def dense(self) -> Float[Tensor, "n d_sae"]:
+        """Return [n, d_sae], differentiable in ``values``."""
+        if self.indices is None:
+            return self.values
+        out = self.values.new_zeros(self.n_rows, self.d_sae)
+        return out.index_put((self.rows, self.indices), self.values)
+
+    def fired(self) -> Bool[Tensor, "d_sae"]:
+        """Return which features are active (not 0) on any row."""
+        if self.indices is None:
+            return (self.values != 0).any(0)
+        return self.counts() > 0
+
+    def counts(self) -> Int[Tensor, "d_sae"]:
+        """Return on how many rows each feature is active."""
+        if self.indices is None:
+            return (self.values != 0).sum(0)
+        active = (self.values != 0).to(torch.int64)
+        # Integer sums: the same on every device and in any order, and no host sync.
+        return torch.zeros(self.d_sae, dtype=torch.int64, device=active.device).index_add_(0, self.indices, active)
+
+    def l0(self) -> Int[Tensor, "n"]:
+        """Return the number of active features of each row."""
+        if self.indices is None:
+            return (self.values != 0).sum(-1)
+        active = (self.values != 0).to(torch.int64)
+        return torch.zeros(self.n_rows, dtype=torch.int64, device=active.device).index_add_(0, self.rows, active)
+
+    def l1(self) -> Float[Tensor, "n"]:
+        """Return the sum of absolute activations of each row."""
+        if self.indices is None:
+            return self.values.abs().sum(-1)
+        return self.values.new_zeros(self.n_rows).index_add(0, self.rows, self.values.abs())
+
+    def triples(self) -> tuple[Int[Tensor, "nnz"], Int[Tensor, "nnz"], Float[Tensor, "nnz"]]:
+        """Return (row, feature, value) of every active pair, ordered by row."""
+        if self.indices is None:
+            rows, features = self.values.nonzero(as_tuple=True)
+            return rows, features, self.values[rows, features]
+        active = self.values != 0
+        return self.rows[active], self.indices[active], self.values[active]
+
+
+@dataclass(frozen=True)
+class SAEOutput:
+    """What one forward pass gives: reconstruction, features, and the pre-activations they were chosen from.
+
+    pre_acts carries gradients only where the architecture is dense; a sparse architecture's gradient travels through
+    ``features.values`` alone, so that nothing of size n x d_sae is kept for the backward pass.
+    """
+
+    y_hat: Float[Tensor, "n d_out"]
+    features: Features
+    pre_acts: Float[Tensor, "n d_sae"]
