@@ -1,1 +1,22 @@
-"""sae_lightning: train and read sparse autoencoders on language models."""
+"""sae_lightning: train and read sparse autoencoders on language models.
+
+From Python: ``load_sae(path)``, ``FrozenLM.load(name)``. From the shell: ``python -m sae_lightning.train --help``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sae_lightning.lm import FrozenLM
+    from sae_lightning.sae import load_sae
+
+_HOME = {"FrozenLM": "lm", "load_sae": "sae"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+__all__ = ["FrozenLM", "load_sae"]

@@ -1,0 +1,177 @@
+"""What every command shares: compose the config, turn mistakes into one line and exit code 2, set up logging."""
+
+import logging
+import os
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sae_lightning.core.errors import UserError, nearest
+
+EXIT_USER_ERROR = 2
+
+
+def conf_dir() -> Path:
+    """Return the folder of yaml files: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"conf/: no configuration beside {package}; reinstall sae_lightning")
+
+
+def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
+    """Run ``task`` with the composed config of ``config_name`` as a command.
+
+    Mistakes of the user (an unknown key, a bad value, a missing file) end with one line on stderr and exit code 2;
+    only our own faults show a traceback.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises what went wrong instead of printing it and exiting with 1
+
+    def guarded(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # the sweep goes on with its other jobs; hydra reports this one at the end
+            fail(str(error))  # before hydra adds lines of its own
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
+    except UserError as error:
+        fail(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(explain(error, config_name, sys.argv[1:]))
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on stderr and exit with code 2."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201 - this is the command's own voice
+    raise SystemExit(EXIT_USER_ERROR)
+
+
+def compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """Compose a config from Python, as the command line would."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return hydra.compose(config_name, overrides)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Resolve interpolations and return plain containers; a missing mandatory value is a UserError."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]}: is needed and has no default; set {missing[0]}=...")
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
+    """Turn an error of hydra or omegaconf into one line that names the value, the rule and the remedy."""
+    text = str(error)
+    if found := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
+        groups = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+        return f"{found[1]}: unknown group{nearest(found[1], groups) or '; the groups are ' + ', '.join(groups)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"{found[1]}: unknown key{nearest_key(found[1], config_name, arguments)}"
+    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+        options = sorted(p.stem for p in (conf_dir() / found[1]).glob("*.yaml"))
+        return f"{found[1]}={found[2]}: unknown choice; {found[1]} is one of {', '.join(options)}"
+    if found := re.search(r"full_key: (\S+)", text):
+        return f"{found[1]}: {text.splitlines()[0]}; see --cfg job for the config"
+    return text + "; see --help for the keys"
+
+
+def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
+    """Return a hint with the nearest known keys of the config that the valid part of the command line composes."""
+    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    choices = [a for a in arguments if "=" in a and a.split("=", 1)[0] in groups and "," not in a]
+    for overrides in (choices, []):
+        try:
+            known = dotted(OmegaConf.to_container(compose(config_name, overrides), resolve=False))
+        except (HydraException, OmegaConfBaseException):
+            continue
+        tail = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+        return nearest(key, known) or ("; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?" if tail else "")
+    return ""
+
+
+def dotted(value: Any, prefix: str = "") -> list[str]:
+    """Return the dotted keys of nested mappings, without ``_target_``."""
+    if not isinstance(value, dict):
+        return [prefix]
+    keys = [prefix] if prefix else []
+    for name, child in value.items():
+        if not str(name).startswith("_"):
+            keys += dotted(child, f"{prefix}.{name}" if prefix else str(name))
+    return keys
+
+
+def set_up_logging(log_file: Path | None = None) -> None:
+    """Log to stderr (rich on a terminal, plain lines elsewhere) and, in full, to ``log_file``."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    console = Console(file=sys.stderr)
+    shown: logging.Handler
+    if console.is_terminal:
+        shown = RichHandler(console=console, show_path=False, log_time_format="[%X]", markup=False)
+    else:
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    shown.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = [shown]
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        written = logging.FileHandler(log_file, encoding="utf-8")
+        written.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        handlers.append(written)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("sae_lightning").setLevel(logging.DEBUG)
+
+
+def say(text: str) -> None:
+    """Print a command's result on stdout."""
+    print(text)  # noqa: T201 - this is the command's own voice
+
+
+def quiet_warnings() -> None:
+    """Silence warnings of Lightning and others that a user of this package can do nothing about."""
+    warnings.filterwarnings("ignore", module=r"lightning\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def run_folder(folder: Path, *, keep: bool) -> Iterator[None]:
+    """Make a run folder; remove it again when a user's mistake shows before anything was trained in it."""
+    existed = keep or (folder.exists() and any(p.name != "train.log" for p in folder.iterdir()))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except UserError:
+        if not existed:
+            logging.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+        raise

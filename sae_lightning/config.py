@@ -1,0 +1,269 @@
+"""Config models: types, ranges and cross-field rules, each broken rule one line that names value, rule and remedy.
+
+Hydra composes the yaml files and refuses unknown keys; this file says what the values may be. Nodes with a
+``_target_`` (the SAE, a loss, a callback) are checked against the type annotations of the constructor they name, so
+that a new architecture or loss brings its own rules and this file stays as it is.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model, model_validator
+
+from sae_lightning.core.errors import UserError, nearest
+
+
+def _whole(value: Any) -> Any:
+    """Read 1e6 as the integer it is: YAML and the command line call it a float."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Ge(1)]
+CountOrZero = Annotated[int, BeforeValidator(_whole), Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+Node = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys and silently converted types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=False, coerce_numbers_to_str=False)
+
+
+class LMConfig(Section):
+    """The frozen language model; ``name`` is smollm2, tiny, a hub name or a local folder."""
+
+    name: str
+    revision: str | None = None
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    options: Node = {}
+
+
+class SitesConfig(Section):
+    """Where the model is read. ``read`` (hook names) wins over ``kind`` and ``layer``."""
+
+    kind: Literal["resid", "mlp_out", "attn_out"] = "resid"
+    layer: CountOrZero = 9
+    read: list[str] | None = None
+
+
+class DataConfig(Section):
+    """Texts, token windows, and the buffer they are shuffled in."""
+
+    kind: Literal["text", "tokens", "activations"]
+    source: Node | None = None
+    path: str | None = None
+    field: str | None = None
+    split: str | None = None
+    heldout: str | None = None
+    dtype: Literal["uint16", "uint32"] | None = None
+    separator: CountOrZero | None = None
+    max_documents: Count | None = None
+    max_tokens: Count | None = None
+    context_length: Annotated[int, BeforeValidator(_whole), Ge(2)] = 128
+    packing: Literal["packed", "document"] = "packed"
+    prepend_bos: bool = False
+    heldout_fraction: Annotated[float, Gt(0), Le(0.5)] = 0.05
+    batch_size: Count = 2048
+    buffer_tokens: Count = 65536
+    mix: Annotated[float, Ge(0), Le(0.95)] = 0.5
+    micro_batch: Count = 32
+    mask_first_position: bool = True
+    mask_norm_multiple: Positive | None = 10.0
+
+
+class NormaliseConfig(Section):
+    """How raw activations are scaled before the SAE; folded into the weights at export."""
+
+    mode: Literal["none", "sqrt_d", "rms", "layer_norm", "centre"] = "sqrt_d"
+    centre: bool | Literal["auto"] = "auto"
+    sample_tokens: Count = 16384
+
+
+class OptimizerConfig(Section):
+    """Adam. ``lr: auto`` is ``base_lr / sqrt(d_sae / 2^14)``, raised for short runs: see training.optim."""
+
+    lr: Positive | Literal["auto"] = "auto"
+    base_lr: Positive = 2e-4
+    short_run_boost: bool = True
+    scale_with_d_sae: bool = True
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    clip: Annotated[float, Gt(0)] | None = 1.0
+
+
+class SchedulerConfig(Section):
+    """Learning rate over training, in shares of all steps: linear warm-up, constant, linear decay to ``final``."""
+
+    warmup: Share = 0.05
+    decay: Share = 0.2
+    final: Share = 0.0
+
+
+class TrainerConfig(Section):
+    """What goes to Lightning's Trainer."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: Count = 1
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    max_steps: Count | None = None
+    profiler: Literal["simple", "advanced"] | None = None
+    overfit_batch: bool = False
+
+
+class EvaluationConfig(Section):
+    """Held-out evaluation: how often during training, and on how many tokens."""
+
+    every_n_steps: CountOrZero = 50
+    tokens: Count = 8192
+    final_tokens: Count = 32768
+    downstream_tokens: CountOrZero = 8192
+
+
+class PathsConfig(Section):
+    """Where things are written. ``run_dir`` null means outputs/runs/DATE_TIME_name."""
+
+    run_dir: str | None = None
+    outputs: str = "outputs"
+
+
+class RunConfig(Section):
+    """One training run, after composition: what config.yaml in the run folder holds."""
+
+    name: str | None = None
+    tokens: Count
+    seed: Annotated[int, Ge(0)] = 0
+    resume: str | None = None
+    progress: bool = True
+    sae: Node
+    init: Node = {}
+    losses: dict[str, Node | None]
+    normalise: NormaliseConfig = NormaliseConfig()
+    lm: LMConfig | None = None
+    sites: SitesConfig = SitesConfig()
+    data: DataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    callbacks: dict[str, Node | None] = {}
+    logger: dict[str, Node | None] = {}
+    evaluation: EvaluationConfig = EvaluationConfig()
+    paths: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _rules(self) -> "RunConfig":
+        d_sae, k = self.sae.get("d_sae"), self.sae.get("k")
+        if isinstance(d_sae, int) and isinstance(k, int) and k > d_sae:
+            raise ValueError(f"sae.k={k}: must be at most sae.d_sae={d_sae}; lower sae.k or raise sae.d_sae")
+        if self.data.kind == "activations" and self.lm is not None:
+            raise ValueError("data=activations: stored activations need no language model; add lm=none")
+        if self.data.kind != "activations" and self.lm is None:
+            raise ValueError("lm=none: there is nothing to turn text into activations; use data=activations or choose lm=")
+        if self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
+            raise ValueError(
+                f"data.buffer_tokens={self.data.buffer_tokens}: the part that is handed out between refills, "
+                f"{int(self.data.buffer_tokens * (1 - self.data.mix))} rows, must hold at least one batch of "
+                f"data.batch_size={self.data.batch_size}; raise data.buffer_tokens or lower data.batch_size"
+            )
+        if self.tokens < self.data.batch_size:
+            raise ValueError(
+                f"tokens={self.tokens}: must be at least one batch of data.batch_size={self.data.batch_size}; "
+                "raise tokens or lower data.batch_size"
+            )
+        if self.scheduler.warmup + self.scheduler.decay > 1:
+            raise ValueError(
+                f"scheduler.warmup={self.scheduler.warmup} + scheduler.decay={self.scheduler.decay}: shares of "
+                "training, together at most 1; lower one of them"
+            )
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps: whole batches within the token budget, fewer when trainer.max_steps says so."""
+        steps = self.tokens // self.data.batch_size
+        return min(steps, self.trainer.max_steps or steps)
+
+
+class TokenizeConfig(Section):
+    """What python -m sae_lightning.tokenize does: text of ``data`` through the tokenizer of ``lm`` into ``out``."""
+
+    out: str
+    workers: Count | None = None
+    separator: CountOrZero | None = None
+    lm: LMConfig | None = None
+    data: DataConfig
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def one_line(error: ValidationError, prefix: str = "") -> str:
+    """Turn a pydantic report into one line: every broken rule, the value, and what would be right."""
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(p) for p in (*filter(None, [prefix]), *_readable(item["loc"])))
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "value_error" and not where:
+            parts.append(message)
+        elif item["type"] == "extra_forbidden":
+            parts.append(f"{where}: unknown key; remove it")
+        elif item["type"] == "missing":
+            parts.append(f"{where}: is needed; set {where}=...")
+        else:
+            shown = repr(item["input"]) if not isinstance(item["input"], dict) else "{...}"
+            parts.append(f"{where}={shown}: {message[0].lower()}{message[1:]}; set {where} to such a value")
+    return " | ".join(dict.fromkeys(parts))
+
+
+def _readable(location: tuple[int | str, ...]) -> list[str]:
+    """Drop pydantic's names of union branches ('int', 'literal[...]') from an error's location."""
+    noise = ("int", "float", "bool", "str", "function-", "literal[", "constrained-", "list[", "tuple[", "dict[", "Schedule")
+    return [str(p) for p in location if not (isinstance(p, str) and p.startswith(noise))]
+
+
+def validate(raw: Mapping[str, Any], model: type[Config] = RunConfig) -> Config:  # pyright: ignore[reportArgumentType]
+    """Check a composed config; raise UserError with every broken rule in one line."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(one_line(error)) from None
+
+
+def _takes_number(annotation: Any) -> Any:
+    """Let integer parameters accept 1e6, wherever they stand in the annotation."""
+    if annotation is int:
+        return Annotated[int, BeforeValidator(_whole)]
+    if get_origin(annotation) is Annotated and get_args(annotation)[0] is int:
+        return Annotated[(*get_args(annotation), BeforeValidator(_whole))]
+    return annotation
+
+
+def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, given: set[str]) -> Node:
+    """Validate ``arguments`` against the signature of ``target`` and return them converted.
+
+    ``given`` are the parameters that the caller supplies itself and the user may not set. Raises UserError: unknown
+    argument (nearest named), wrong type, out of range, missing.
+    """
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        annotation = Any if parameter.annotation is parameter.empty else _takes_number(parameter.annotation)
+        fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
+    for name in arguments:
+        if name not in fields:
+            raise UserError(f"{where}.{name}: unknown key of {getattr(target, '__name__', target)}{nearest(name, fields)}")
+    for name, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{where}.{name}={value}: must be a finite number")
+    model = create_model("Arguments", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
+    try:
+        checked = model.model_validate(dict(arguments))
+    except ValidationError as error:
+        raise UserError(one_line(error, where)) from None
+    return {name: getattr(checked, name) for name in arguments}

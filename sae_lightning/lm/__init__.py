@@ -1,0 +1,8 @@
+"""The frozen language model: read at named sites, run with replacements, never trained and never in a checkpoint.
+Only ``bridge`` imports transformer_lens; everything above sees tokens, site names and tensors."""
+
+from sae_lightning.lm.crossentropy import kl, loss, predicted
+from sae_lightning.lm.frozen_lm import FrozenLM
+from sae_lightning.lm.sites import SiteKind, resolve_sites, site_layer
+
+__all__ = ["FrozenLM", "SiteKind", "kl", "loss", "predicted", "resolve_sites", "site_layer"]

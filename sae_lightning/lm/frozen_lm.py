@@ -1,0 +1,297 @@
+"""A language model with hooks that never learns."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae_lightning.core import UserError, nearest
+from sae_lightning.lm import crossentropy
+from sae_lightning.lm.bridge import (
+    check_device,
+    context_length,
+    hugging_face_bridge,
+    native_bridge,
+    starting_at,
+    vocabulary_rows,
+)
+from sae_lightning.lm.embedded import smollm2_folder
+from sae_lightning.lm.hub import load_pretrained
+from sae_lightning.lm.sites import site_layer, unknown_site
+from sae_lightning.lm.tiny import tiny_config
+from sae_lightning.lm.weights import folder_sha256, tensors_sha256
+from sae_lightning.tokens.tokenizer import byte_tokenizer, tokenizer_hash
+from sae_lightning.tokens.wheels import SMOLLM2
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DType = Literal["bfloat16", "float32", "float16"]
+Edit = Tensor | Callable[[Tensor], Tensor]
+# Length of the window that finds out a site's shape: a prime, so that no number of heads is mistaken for positions.
+_PROBE_LENGTH = 11
+
+
+class _AllSeen(Exception):  # noqa: N818 - leaves the forward pass once every site has been read
+    pass
+
+
+class FrozenLM:
+    """A causal language model in eval mode without gradients of its own, read and edited at named sites.
+
+    Not an ``nn.Module``, on purpose: as a child of a LightningModule it would enter checkpoints and follow ``train()``.
+    Everything runs through ``TransformerBridge`` (hook names of transformer_lens: ``blocks.9.hook_resid_post``), with
+    eager attention, equal to plain Hugging Face. Windows are right-padded, so a causal model needs no attention mask.
+
+    Shapes: tokens [b, p]; activations [b, p, d] in the LM's dtype, per-head sites flattened to d = heads * d_head.
+    Raises UserError for what a user can get wrong: unknown sites, windows beyond the context, tokenizers that do not
+    fit, names that are neither folder nor model.
+    """
+
+    def __init__(
+        self,
+        bridge: Any,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        name: str,
+        revision: str | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.bridge = bridge
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self._folder = folder
+        self._widths: dict[str, int] = {}
+        self._tuple_blocks: bool | None = None
+        model = bridge.original_model
+        model.eval()
+        model.requires_grad_(False)
+        weight = next(model.parameters())
+        self.device: torch.device = weight.device
+        self.dtype: torch.dtype = weight.dtype
+        self.d_model: int = int(bridge.cfg.d_model)
+        self.n_layers: int = int(bridge.cfg.n_layers)
+        self.n_ctx: int = context_length(bridge)
+        self.vocab_size: int = vocabulary_rows(bridge)
+        self._check_tokenizer()
+        end, eos, bos = tokenizer.get_vocab().get("<|endoftext|>"), tokenizer.eos_token_id, tokenizer.bos_token_id
+        self.separator_id: int | None = next((i for i in (end, eos, bos) if isinstance(i, int)), None)
+        self.bos_id: int | None = next((i for i in (end, bos) if isinstance(i, int)), None)
+        special = {*tokenizer.all_special_ids, self.separator_id, self.bos_id}
+        special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.special_ids: tuple[int, ...] = tuple(sorted(i for i in special if i is not None))
+
+    @classmethod
+    def load(
+        cls,
+        name: str = "smollm2",
+        *,
+        device: str = "cpu",
+        dtype: DType = "bfloat16",
+        revision: str | None = None,
+        seed: int = 0,
+        **tiny: int,
+    ) -> Self:
+        """Return the embedded SmolLM2 (``smollm2``), a random one for tests (``tiny``), a local folder or a hub model.
+
+        seed and the keywords d_model, n_layers, n_heads, n_ctx concern ``tiny`` only. A hub model that is cached is
+        loaded without network; revision is then the commit it is at, unless given.
+        """
+        if dtype not in get_args(DType):
+            raise UserError(
+                f"lm.dtype={dtype!r}: must be one of {', '.join(get_args(DType))}{nearest(dtype, get_args(DType))}"
+            )
+        torch_dtype = getattr(torch, dtype)
+        check_device(device)
+        if name == "tiny":
+            bridge = native_bridge(tiny_config(seed, tiny), device, torch_dtype)
+            return cls(bridge, byte_tokenizer(), name=name)
+        if tiny:
+            raise UserError(f"lm.{next(iter(tiny))}: only lm=tiny has this option; leave it out for lm={name}")
+        if name == "smollm2":
+            source, revision = str(smollm2_folder()), SMOLLM2.version
+        else:
+            source = name
+        model, tokenizer, folder, commit = load_pretrained(source, revision, torch_dtype, device)
+        return cls(hugging_face_bridge(model, name), tokenizer, name=name, revision=commit, folder=folder)
+
+    def identity(self) -> dict[str, str | None]:
+        """Return what tells this LM from every other: name, revision, SHA-256 of the weights, hash of the tokenizer."""
+        if self._folder is not None:
+            weights = folder_sha256(self._folder)
+        else:
+            weights = tensors_sha256(self.bridge.original_model.named_parameters())
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "sha256": weights,
+            "tokenizer_hash": tokenizer_hash(self.tokenizer),
+        }
+
+    def n_parameters(self) -> int:
+        """Return the number of weights, tied ones once."""
+        return sum(weight.numel() for weight in self.bridge.original_model.parameters())
+
+    def n_bytes(self) -> int:
+        """Return the memory the weights take."""
+        return sum(weight.numel() * weight.element_size() for weight in self.bridge.original_model.parameters())
+
+    def sites(self) -> list[str]:
+        """Return every hook name of the model, aliases included."""
+        return list(self.bridge.hook_dict)
+
+    def check_site(self, site: str) -> None:
+        """Raise UserError unless ``site`` is a hook that fires with one vector per token."""
+        self.site_width(site)
+
+    def site_width(self, site: str) -> int:
+        """Return the number of elements per token at ``site`` (found by running a short window once)."""
+        if site not in self._widths:
+            known = self.sites()
+            if site not in known:
+                raise unknown_site(site, known, self.n_layers)
+            self._widths[site] = self._probe(site)
+        return self._widths[site]
+
+    def activations(self, tokens: Int[Tensor, "b p"], sites: Sequence[str]) -> dict[str, Float[Tensor, "b p d"]]:
+        """Return the activation at each site, by exactly the names asked for; runs no further than the last of them."""
+        for site in sites:
+            self.check_site(site)
+        return {site: value.flatten(2) for site, value in self._read(tokens, sites).items()}
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "b p"],
+        edits: Mapping[str, Edit] | None = None,
+        *,
+        keep: Bool[Tensor, "b p"] | None = None,
+        start: tuple[str, Tensor] | None = None,
+        grad: bool = False,
+    ) -> Float[Tensor, "b p vocab"]:
+        """Return next-token logits with the activation of some sites replaced.
+
+        edits: site -> replacement [b, p, d], or a function of the clean activation [b, p, d].
+        keep:  where False, the clean activation stays (masked tokens).
+        start: (residual site, its clean activation): blocks up to there are skipped, which changes no bit.
+        grad:  let gradients pass from the logits to the replacements.
+        """
+        edits = {} if edits is None else edits
+        for site in edits:
+            self.check_site(site)
+        ran: set[str] = set()
+        hooks = [(site, self._edit_hook(site, edit, keep, ran)) for site, edit in edits.items()]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
+            if start is not None:
+                stack.enter_context(self._starting_at(*start))
+            out = self._forward(tokens, hooks)
+        if missed := [site for site in edits if site not in ran]:
+            raise ValueError(f"edits at {missed} never ran: they lie below start={start[0] if start else None}")
+        return out
+
+    @staticmethod
+    def loss(
+        logits: Float[Tensor, "b p vocab"], tokens: Int[Tensor, "b p"], mask: Bool[Tensor, "b p"] | None = None
+    ) -> Float[Tensor, "b p_minus_1"]:
+        """Return the cross-entropy of each next token in nats; see ``lm.crossentropy.loss``."""
+        return crossentropy.loss(logits, tokens, mask)
+
+    def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Tensor:
+        if tokens.ndim != 2 or tokens.shape[1] > self.n_ctx:
+            raise UserError(
+                f"window of shape {tuple(tokens.shape)}: the language model reads [windows, positions] of at most "
+                f"{self.n_ctx} positions; lower data.context_length"
+            )
+        return self.bridge.run_with_hooks(tokens.to(self.device), fwd_hooks=hooks, use_cache=False)
+
+    def _read(self, tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
+        seen: dict[str, Tensor] = {}
+        wanted = list(dict.fromkeys(sites))
+
+        def reader(site: str) -> Callable[..., None]:
+            def read(value: Tensor, hook: Any) -> None:
+                seen[site] = value.detach()
+                if len(seen) == len(wanted):
+                    raise _AllSeen
+
+            return read
+
+        # no_grad, not inference_mode: what comes out must be able to enter autograd.
+        with torch.no_grad(), contextlib.suppress(_AllSeen):
+            self._forward(tokens, [(site, reader(site)) for site in wanted])
+        return {site: seen[site] for site in wanted if site in seen}
+
+    def _edit_hook(self, site: str, edit: Edit, keep: Tensor | None, ran: set[str]) -> Callable[..., Tensor]:
+        def replace(value: Tensor, hook: Any) -> Tensor:
+            ran.add(site)
+            clean = value.flatten(2)
+            new = edit(clean) if callable(edit) else edit
+            if new.shape != clean.shape:
+                raise ValueError(f"edit at {site}: shape {tuple(new.shape)}, must be {tuple(clean.shape)}")
+            new = new.to(clean)
+            if keep is not None:
+                new = torch.where(keep.to(clean.device)[..., None], new, clean)
+            return new.view(value.shape)
+
+        return replace
+
+    def _starting_at(self, site: str, clean: Tensor) -> contextlib.AbstractContextManager[None]:
+        layer = site_layer(site)
+        if layer is None or not site.endswith((".hook_resid_post", f"blocks.{layer}.hook_out")):
+            raise ValueError(f"start={site!r}: only a residual site blocks.L.hook_resid_post can be started at")
+        clean = clean.to(device=self.device, dtype=self.dtype)
+        return starting_at(self.bridge, layer, clean, self._blocks_give_tuples())
+
+    def _blocks_give_tuples(self) -> bool:
+        if self._tuple_blocks is None:
+            kinds: list[bool] = []
+            handle = self.bridge.blocks[0].register_forward_hook(
+                lambda _m, _a, out: kinds.append(isinstance(out, tuple))
+            )
+            try:
+                self._read(
+                    self._probe_tokens(), ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"][: self.n_layers]
+                )
+                if not kinds:  # one block only: the read stopped inside it
+                    self.logits(self._probe_tokens())
+            finally:
+                handle.remove()
+            self._tuple_blocks = kinds[0]
+        return self._tuple_blocks
+
+    def _probe(self, site: str) -> int:
+        try:
+            read = self._read(self._probe_tokens(), [site])
+        except ValueError as error:  # the bridge's refusal of hooks behind a flag
+            raise UserError(
+                f"site {site!r}: the bridge does not run this hook ({error}); choose another site"
+            ) from error
+        if site not in read:
+            raise UserError(f"site {site!r}: the hook exists but never runs in this model; choose another site")
+        value = read[site]
+        if value.ndim not in (3, 4) or value.shape[:2] != (1, _PROBE_LENGTH) or not value.is_floating_point():
+            raise UserError(
+                f"site {site!r}: its shape for 1 window of {_PROBE_LENGTH} tokens is {tuple(value.shape)}, but an SAE "
+                "needs one vector per token; choose another site, for example blocks.0.hook_resid_post"
+            )
+        return value[0, 0].numel()
+
+    def _probe_tokens(self) -> Tensor:
+        length = min(_PROBE_LENGTH, self.n_ctx)
+        return torch.arange(length)[None] % self.vocab_size
+
+    def _check_tokenizer(self) -> None:
+        largest = max(self.tokenizer.get_vocab().values(), default=-1)
+        if largest >= self.vocab_size:
+            raise UserError(
+                f"lm.name={self.name!r}: its tokenizer gives ids up to {largest}, but the embedding has "
+                f"{self.vocab_size} rows; use the tokenizer the model was trained with"
+            )
+
+    def __repr__(self) -> str:
+        return f"FrozenLM({self.name!r}, d_model={self.d_model}, n_layers={self.n_layers}, dtype={self.dtype})"

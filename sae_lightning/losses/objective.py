@@ -1,0 +1,81 @@
+"""The objective: every term times its own coefficient, added up once."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lightning.core import UserError
+from sae_lightning.losses.context import StepContext
+from sae_lightning.losses.term import LossTerm
+from sae_lightning.sae import SparseAutoencoder
+
+
+class Objective:
+    """``sum_t coefficient_t(progress) * term_t(step)``.
+
+    ``objective(ctx)`` returns the total and every term's *unweighted* value, detached, by its name in ``terms``.
+    A term whose coefficient is 0 at the moment is measured without a gradient and not added, so it cannot carry a NaN
+    into the total.
+    """
+
+    def __init__(self, terms: Mapping[str, LossTerm]) -> None:
+        if not terms:
+            raise UserError("objective.terms={}: an objective needs at least one term; add `reconstruction`")
+        self.terms = dict(terms)
+
+    def __call__(self, ctx: StepContext) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+        total = ctx.out.y_hat.new_zeros(())
+        values: dict[str, Tensor] = {}
+        for name, term in self.terms.items():
+            coefficient = term.coefficient.at(ctx.progress)
+            if coefficient == 0.0:
+                with torch.no_grad():
+                    values[name] = term.compute(ctx)
+                continue
+            value = term.compute(ctx)
+            total = total + coefficient * value
+            values[name] = value.detach()
+        return total, values
+
+    def check(self, sae: SparseAutoencoder) -> None:
+        """Raise ``UserError`` when a term has no meaning for this SAE."""
+        for term in self.terms.values():
+            term.check(sae)
+
+    def coefficients(self, progress: float) -> dict[str, float]:
+        """Return every term's coefficient at ``progress``."""
+        return {name: term.coefficient.at(progress) for name, term in self.terms.items()}
+
+    def lambda_eff(
+        self,
+        name: str,
+        batch_size: int,
+        d_out: int,
+        d_sae: int,
+        *,
+        progress: float = 1.0,
+        variance: float | None = None,
+    ) -> float | None:
+        """Return the coefficient of term ``name`` as it would read in the per-token convention.
+
+        That is, next to a reconstruction term that is the per-token SSE with weight 1 and a penalty summed over
+        features per token. Element-mean MSE makes a coefficient ``d_out`` times stronger than it looks, a batch-summed
+        L1 ``batch_size`` times, an element-mean L1 ``d_sae`` times weaker.
+
+        variance: ``Var(y)`` of the data, needed where the reconstruction is divided by it.
+        None for a term that penalises no sparsity, and where there is nothing to measure it against.
+        """
+        term = self.terms[name]
+        base = next((t for t in self.terms.values() if t.is_reconstruction), None)
+        if not term.penalises_sparsity or base is None:
+            return None
+        weight = base.coefficient.at(progress) * base.per_token_factor(batch_size, d_out, d_sae)
+        if base.normalise == "variance":
+            if variance is None:
+                return None
+            weight /= variance
+        if weight == 0.0:
+            return None
+        return term.coefficient.at(progress) * term.per_token_factor(batch_size, d_out, d_sae) / weight

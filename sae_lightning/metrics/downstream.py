@@ -1,0 +1,63 @@
+"""What the language model loses when a reconstruction takes the place of an activation."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lightning.metrics.running import SumMetric
+
+RUNS = ("spliced", "zero", "mean")
+
+
+class DownstreamLoss(SumMetric):
+    """Next-token losses in nats, over every predicted real token, of four runs of the language model.
+
+    ``clean``; ``spliced`` (the reconstruction in place of the activation); ``zero`` and ``mean`` ablation (0, or the
+    mean activation, in the same places). With ``KL_r = KL(clean || r)``:
+
+    - ``delta_ce = CE_spliced - CE_clean``
+    - ``ce_recovered_a = (CE_a - CE_spliced) / (CE_a - CE_clean)`` for a in zero, mean
+    - ``kl = KL_spliced`` and ``kl_recovered_a = (KL_a - KL_spliced) / KL_a``
+
+    An ablation that costs nothing leaves its recovered share NaN.
+    """
+
+    _fields = ("n", "ce_clean", "ce", "divergence")
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.n = torch.zeros((), dtype=torch.int64, device=device)
+        self.ce_clean = torch.zeros((), dtype=torch.float64, device=device)
+        self.ce, self.divergence = (torch.zeros(len(RUNS), dtype=torch.float64, device=device) for _ in range(2))
+
+    def update_clean(self, ce: Float[Tensor, "n"]) -> None:
+        """Add the clean run's per-token cross-entropies; sets how many tokens there are."""
+        self.n = self.n + ce.numel()
+        self.ce_clean = self.ce_clean + ce.detach().sum(dtype=torch.float64).to(self.ce_clean.device)
+
+    def update_run(self, run: str, ce: Float[Tensor, "n"], kl: Float[Tensor, "n"]) -> None:
+        """Add the same tokens' losses under ``run``, one of ``RUNS``."""
+        place = torch.tensor([float(run == r) for r in RUNS], dtype=torch.float64, device=self.ce.device)
+        assert place.sum() == 1, run
+        self.ce = self.ce + place * ce.detach().sum(dtype=torch.float64).to(place.device)
+        self.divergence = self.divergence + place * kl.detach().sum(dtype=torch.float64).to(place.device)
+
+    def compute(self) -> dict[str, float]:
+        n = int(self.n) or float("nan")
+        clean = float(self.ce_clean) / n
+        ce = {run: float(v) / n for run, v in zip(RUNS, self.ce, strict=True)}
+        kl = {run: float(v) / n for run, v in zip(RUNS, self.divergence, strict=True)}
+        values = {
+            "ce_clean": clean,
+            "ce_spliced": ce["spliced"],
+            "delta_ce": ce["spliced"] - clean,
+            "kl": kl["spliced"],
+        }
+        for run in ("zero", "mean"):
+            values[f"ce_{run}"] = ce[run]
+            values[f"ce_recovered_{run}"] = _share(ce[run] - ce["spliced"], ce[run] - clean)
+            values[f"kl_recovered_{run}"] = _share(kl[run] - kl["spliced"], kl[run])
+        return values
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole != 0 else float("nan")

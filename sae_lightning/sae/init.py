@@ -1,0 +1,107 @@
+"""How an SAE starts, from a sample of the activations it will read."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveFloat
+from torch import Tensor
+
+from sae_lightning.core import UserError, torch_generator
+from sae_lightning.sae.base import BiasInit, Scheme, SparseAutoencoder
+from sae_lightning.sae.geometry import geometric_median, renormalise
+
+
+@torch.no_grad()
+def initialise(
+    sae: SparseAutoencoder,
+    sample_x: Float[Tensor, "n d_in"],
+    sample_y: Float[Tensor, "n d_out"] | None = None,
+    *,
+    scheme: Scheme | None = None,
+    decoder_norm: PositiveFloat | None = None,
+    b_dec: BiasInit | None = None,
+    seed: NonNegativeInt = 0,
+) -> None:
+    """Fill the weights of ``sae`` in place. None: the architecture's ``init_defaults``.
+
+    sample_x, sample_y: activations as the SAE takes them (normalised); sample_y where the targets differ from x, and
+    then the defaults are a transcoder's: scheme zero_decoder, b_dec mean.
+
+    scheme:
+    - ``tied``:         decoder rows in random directions, of length decoder_norm; W_enc = W_dec^T (independent random
+                        directions where the widths differ)
+    - ``kaiming``:      both matrices Kaiming uniform (bound sqrt(6 / d_in)), independent; decoder rows then scaled to
+                        decoder_norm
+    - ``datapoint``:    decoder rows point from the sample's centre at random samples, of length decoder_norm;
+                        W_enc = W_dec^T. A sample used again is mixed with 20 % of a random direction
+    - ``zero_decoder``: W_enc Kaiming uniform, W_dec 0 (transcoders)
+
+    b_dec: 0, the mean of the targets, or their geometric median (Weiszfeld). b_enc is 0. An architecture whose decoder
+    is kept at unit norm starts at norm 1 unless told otherwise. The same seed gives the same weights.
+    Raises UserError for a sample of the wrong width or with fewer than one row.
+    """
+    target = sample_x if sample_y is None else sample_y
+    if sample_x.ndim != 2 or len(sample_x) < 1 or target.ndim != 2 or target.shape != (len(sample_x), sae.d_out):
+        raise UserError(
+            f"sample of shapes {tuple(sample_x.shape)} and {tuple(target.shape)}: initialisation needs at least "
+            f"one row [n, {sae.d_in}] with its target [n, {sae.d_out}]"
+        )
+    defaults = sae.init_defaults
+    transcoder = sample_y is not None and sample_y is not sample_x
+    scheme = scheme or ("zero_decoder" if transcoder else defaults.scheme)
+    b_dec = b_dec or ("mean" if transcoder else defaults.b_dec)
+    norm = decoder_norm or (1.0 if sae.unit_norm_decoder else defaults.decoder_norm)
+    x = sae._rows(sample_x).x
+    y = x if target is sample_x else target
+    sae.b_enc.zero_()
+    sae.b_dec.copy_(_centre(y, b_dec))
+    if scheme in ("kaiming", "zero_decoder"):
+        sae.W_enc.copy_(_kaiming(sae.d_sae, sae.d_in, seed, "encoder").t())
+        sae.W_dec.copy_(_kaiming(sae.d_sae, sae.d_out, seed, "decoder"))
+        if scheme == "zero_decoder":
+            sae.W_dec.zero_()
+        else:
+            renormalise(sae.W_dec, norm)
+        return
+    directions = _datapoints if scheme == "datapoint" else _random
+    centre = _centre(y, "geometric_median" if b_dec == "geometric_median" else "mean")
+    sae.W_dec.copy_(directions(y - centre.to(y), sae.d_sae, seed, "decoder"))
+    renormalise(sae.W_dec, norm)
+    if sae.d_in == sae.d_out and not transcoder:
+        sae.W_enc.copy_(sae.W_dec.t())
+        return
+    # The same samples for a transcoder's encoder as for its decoder: the stream of draws has one name.
+    stream = "decoder" if scheme == "datapoint" else "encoder"
+    columns = directions(x - x.mean(0), sae.d_sae, seed, stream).to(sae.W_enc)
+    renormalise(columns, norm)
+    sae.W_enc.copy_(columns.t())
+
+
+def _centre(y: Float[Tensor, "n d"], kind: BiasInit) -> Float[Tensor, "d"]:
+    if kind == "geometric_median":
+        return geometric_median(y)
+    return y.double().mean(0) if kind == "mean" else y.new_zeros(y.shape[1], dtype=torch.float64)
+
+
+def _random(rows: Float[Tensor, "n d"], count: int, seed: int, stream: str) -> Float[Tensor, "count d"]:
+    return torch.randn(count, rows.shape[1], generator=torch_generator(seed, "sae", "init", stream))
+
+
+def _kaiming(count: int, width: int, seed: int, stream: str) -> Float[Tensor, "count width"]:
+    bound = math.sqrt(6 / width)
+    draws = torch.rand(count, width, generator=torch_generator(seed, "sae", "init", stream))
+    return draws * (2 * bound) - bound
+
+
+def _datapoints(rows: Float[Tensor, "n d"], count: int, seed: int, stream: str) -> Float[Tensor, "count d"]:
+    usable = rows[rows.norm(dim=1) > 0].cpu()
+    random = _random(rows, count, seed, stream + "/noise")
+    if not len(usable):
+        return random
+    generator = torch_generator(seed, "sae", "init", stream, "datapoint")
+    rounds = [torch.randperm(len(usable), generator=generator) for _ in range(math.ceil(count / len(usable)))]
+    chosen = torch.nn.functional.normalize(usable[torch.cat(rounds)[:count]].float(), dim=1)
+    again = chosen[len(usable) :]
+    again.mul_(0.8).add_(torch.nn.functional.normalize(random[len(usable) :], dim=1), alpha=0.2)
+    return chosen

@@ -1,0 +1,140 @@
+"""An SAE as a folder: ``config.json`` (what it is) and ``sae.safetensors`` (its numbers)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sae_lightning.core import UserError, atomic_path, file_sha256, write_json
+from sae_lightning.sae.base import SparseAutoencoder
+from sae_lightning.sae.registry import sae_class
+
+CONFIG, WEIGHTS = "config.json", "sae.safetensors"
+FORMAT, VERSION = "sae_lightning", 1
+
+
+def save_sae(folder: str | Path, sae: SparseAutoencoder, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write ``sae`` to ``folder`` and return it. metadata: plain values that JSON holds; default ``sae.metadata``.
+
+    Weights are stored as float32, thresholds as float64. Each file is whole or absent; the config carries the SHA-256
+    of the weights, so that a config beside weights of another save is noticed. Raises UserError where the folder can't
+    be written.
+    """
+    folder = Path(folder)
+    metadata = dict(sae.metadata if metadata is None else metadata)
+    # What JSON has no word for is refused before anything is written.
+    json.dumps(metadata, allow_nan=False)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in sae.state_dict().items():
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float64 if name in sae.keep_dtype else torch.float32)
+        tensors[name] = tensor.detach().cpu().contiguous()
+    try:
+        with atomic_path(folder / WEIGHTS) as temporary:
+            save_file(tensors, str(temporary))
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "architecture": sae.name,
+            "options": sae.options(),
+            "progress": sae.progress,
+            "weights_sha256": file_sha256(folder / WEIGHTS),
+            "metadata": metadata,
+        }
+        write_json(folder / CONFIG, config)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"SAE folder {folder}: can't be written ({error}); free space or choose another folder"
+        ) from error
+    return folder
+
+
+def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SparseAutoencoder:
+    """Return the SAE saved in ``path`` (its folder, or a run folder with ``export/`` inside) in eval mode.
+
+    ``.metadata`` is what was saved beside it. Raises UserError, naming file and remedy, for files that are missing,
+    torn, corrupt, not finite, of another save than each other, or of an unknown architecture.
+    """
+    folder = _folder(Path(path))
+    config = _read_config(folder / CONFIG)
+    sae = _construct(config, folder / CONFIG)
+    tensors = _read_weights(folder / WEIGHTS, config["weights_sha256"])
+    _check(tensors, sae, folder)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and name not in sae.keep_dtype:
+            tensors[name] = tensor.float()
+    sae.load_state_dict(tensors, assign=True)
+    sae.set_progress(config["progress"])
+    sae.metadata = config["metadata"]
+    return sae.to(device).eval()
+
+
+def _folder(path: Path) -> Path:
+    for folder in (path, path / "export"):
+        if (folder / CONFIG).is_file():
+            return folder
+    if not path.exists():
+        raise UserError(f"SAE {path}: no such folder; give an export folder or a run folder that holds export/")
+    raise UserError(
+        f"SAE {path}: holds no {CONFIG} and no export/{CONFIG}; give an export folder or a finished run's folder"
+    )
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: can't be read as JSON ({error}); export the SAE again") from error
+    kinds = {"architecture": str, "options": dict, "progress": int | float, "weights_sha256": str, "metadata": dict}
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(
+            f'{file}: no SAE of this package (needs "format": "{FORMAT}"); convert it, or give another folder'
+        )
+    if config.get("version") != VERSION:
+        raise UserError(
+            f"{file}: version {config.get('version')!r}, but this package reads {VERSION}; update the package"
+        )
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key), kind):
+            raise UserError(f"{file}: {key}={config.get(key)!r} is missing or of the wrong type; export the SAE again")
+    return config
+
+
+def _construct(config: dict[str, Any], file: Path) -> SparseAutoencoder:
+    try:
+        with torch.device("meta"):
+            return sae_class(config["architecture"])(**config["options"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def _read_weights(file: Path, sha256: str) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise UserError(f"{file}: is missing beside its {CONFIG}; export the SAE again")
+    try:
+        tensors = load_file(str(file))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: torn or not a safetensors file ({error}); export the SAE again") from error
+    if file_sha256(file) != sha256:
+        raise UserError(f"{file}: corrupt, or of another save than {CONFIG} (SHA-256 differs); export the SAE again")
+    return tensors
+
+
+def _check(tensors: dict[str, Tensor], sae: SparseAutoencoder, folder: Path) -> None:
+    expected = sae.state_dict()
+    if tensors.keys() != expected.keys():
+        wrong = ", ".join(sorted(tensors.keys() ^ expected.keys()))
+        raise UserError(f"{folder / WEIGHTS}: tensors of another architecture than {sae.name!r} (differ in {wrong})")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"{folder / WEIGHTS}: {name} has shape {list(tensor.shape)}, but {CONFIG} says "
+                f"{list(expected[name].shape)}; the two files contradict each other: export the SAE again"
+            )
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{folder / WEIGHTS}: {name} holds NaN or infinity; export an SAE from a good checkpoint")

@@ -1,0 +1,136 @@
+"""Differentiable sparse encode and decode. Every product is a weighted sum of rows, by row or by feature.
+
+Measured at d_in 576, d_sae 4608, k 32, 2048 rows, 2 threads: each product 2-3 ms against 66 ms dense. A sum of rows
+through ``embedding_bag`` over the transposed pattern beat the CSR product (1.7 against 3.0 ms) and is deterministic:
+one thread adds one bag, in order.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from sae_lightning.sae.kernels.pattern import SparsePattern
+
+_CHUNK = 4096
+
+
+def sparse_decode(
+    values: Float[Tensor, "nnz"], pattern: SparsePattern, W_dec: Float[Tensor, "d_sae d_out"]
+) -> Float[Tensor, "n d_out"]:
+    """Return ``y_r = sum_j values_j W_dec[indices_j]`` over the pairs j of row r."""
+    return _Decode.apply(values.to(W_dec.dtype), W_dec, pattern)  # type: ignore[no-any-return]
+
+
+def sparse_encode(
+    x: Float[Tensor, "n d_in"],
+    b_dec: Float[Tensor, "d_in"] | None,
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    pattern: SparsePattern,
+    pre_acts: Float[Tensor, "n d_sae"] | None = None,
+) -> Float[Tensor, "nnz"]:
+    """Return ``(x_r - b_dec) . W_enc[:, i] + b_enc[i]`` for each pair (r, i), differentiable in all four.
+
+    pre_acts: the same numbers for all pairs, when somebody has them already: then the forward pass only gathers.
+    Gradients never hold anything of size n x d_sae.
+    """
+    return _Encode.apply(x, b_dec, W_enc, b_enc, pattern, pre_acts)  # type: ignore[no-any-return]
+
+
+def gather_features(vector: Float[Tensor, "d_sae"], pattern: SparsePattern) -> Float[Tensor, "nnz"]:
+    """Return ``vector[indices]``, with a gradient that is summed in a fixed order (indexing's is not)."""
+    return _Gather.apply(vector, pattern)  # type: ignore[no-any-return]
+
+
+class _Decode(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: SparsePattern) -> Tensor:
+        ctx.pattern = pattern
+        ctx.save_for_backward(values, W_dec)
+        return _sum_rows(W_dec, pattern.indices, pattern.offsets, values)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, W_dec = ctx.saved_tensors
+        pattern, grad = ctx.pattern, grad.contiguous()
+        d_values = _dot_rows(grad, W_dec, pattern) if ctx.needs_input_grad[0] else None
+        return d_values, _by_feature(grad, values, pattern) if ctx.needs_input_grad[1] else None, None
+
+
+class _Encode(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        b_dec: Tensor | None,
+        W_enc: Tensor,
+        b_enc: Tensor,
+        pattern: SparsePattern,
+        pre_acts: Tensor | None,
+    ) -> Tensor:
+        centred = (x if b_dec is None else x - b_dec).contiguous()
+        ctx.pattern = pattern
+        ctx.save_for_backward(centred, W_enc)
+        if pre_acts is None:
+            return _dot_rows(centred, W_enc.t().contiguous(), pattern) + b_enc[pattern.indices]
+        return pre_acts[pattern.rows, pattern.indices].to(W_enc.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        centred, W_enc = ctx.saved_tensors
+        pattern, needs = ctx.pattern, ctx.needs_input_grad
+        grad = grad.contiguous()
+        d_x = d_b_dec = d_W = None
+        with torch.autocast(grad.device.type, enabled=False):
+            d_b = pattern.sum_by_feature(grad)
+            if needs[1]:
+                # Summed over rows, the gradient of the centred input needs the per-feature sums only.
+                d_b_dec = -torch.mv(W_enc, d_b)
+            if needs[0]:
+                d_x = _sum_rows(W_enc.t().contiguous(), pattern.indices, pattern.offsets, grad)
+            if needs[2]:
+                d_W = _by_feature(centred, grad, pattern).t()
+        return d_x, d_b_dec, d_W, d_b, None, None
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, pattern: SparsePattern) -> Tensor:
+        ctx.pattern = pattern
+        return vector[pattern.indices]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.pattern.sum_by_feature(grad.contiguous()), None
+
+
+def _sum_rows(matrix: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Return, per bag of ``offsets``, the weighted sum of the rows of ``matrix`` named by ``indices``."""
+    return functional.embedding_bag(
+        indices, matrix, offsets, mode="sum", per_sample_weights=weights.to(matrix.dtype), include_last_offset=True
+    )
+
+
+def _by_feature(rows: Tensor, values: Tensor, pattern: SparsePattern) -> Tensor:
+    """Return [d_sae, d]: for each feature the sum of ``value * row`` over its pairs (a transposed CSR product)."""
+    t = pattern.transpose
+    return _sum_rows(rows, t.rows, t.offsets, values[t.order])
+
+
+def _dot_rows(left: Tensor, right: Tensor, pattern: SparsePattern) -> Tensor:
+    """Return ``left[row] . right[index]`` of each pair, without a tensor of size nnz x d."""
+    if left.device.type in ("cpu", "cuda"):
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            left, right.to(left.dtype), pattern.indices, pattern.offsets, pattern.rows, 0
+        )
+    parts = zip(pattern.rows.split(_CHUNK), pattern.indices.split(_CHUNK), strict=True)
+    dots = [(left[rows] * right[indices]).sum(-1) for rows, indices in parts]
+    return torch.cat(dots) if dots else left.new_zeros(0)

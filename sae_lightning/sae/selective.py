@@ -1,0 +1,74 @@
+"""Architectures that keep k features: the shared sparse path and the annealing of k."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lightning.core import Features, UserError
+from sae_lightning.sae.base import Rows, SparseAutoencoder
+from sae_lightning.sae.kernels import pattern_of
+from sae_lightning.sae.kernels.select import Pairs
+
+
+class SelectiveAutoencoder(SparseAutoencoder):
+    """``f = ReLU(z)`` on selected pairs, 0 elsewhere; forward and backward cost follow the pairs.
+
+    k anneals linearly from ``k_start`` to ``k`` over the first share ``k_anneal`` of training (none without
+    ``k_start``). Raises UserError where k or k_start exceeds d_sae.
+    """
+
+    features_scale_freely = False
+
+    def __init__(
+        self, d_in: int, d_sae: int, d_out: int | None, k: int, k_start: int | None, k_anneal: float, **base: Any
+    ):
+        super().__init__(d_in, d_sae, d_out, **base)
+        for name, value in (("k", k), ("k_start", k if k_start is None else k_start)):
+            if not 1 <= value <= d_sae:
+                raise UserError(f"{name}={value}: must lie between 1 and d_sae={d_sae}; lower {name} or raise d_sae")
+        if not 0 <= k_anneal <= 1:
+            raise UserError(f"k_anneal={k_anneal}: a share of training between 0 and 1")
+        self.k, self.k_start, self.k_anneal = k, k_start, k_anneal
+
+    @property
+    def k_effective(self) -> int:
+        """k at the present progress of training."""
+        if self.k_start is None or self.progress >= self.k_anneal:
+            return self.k
+        return round(self.k_start + (self.k - self.k_start) * self.progress / self.k_anneal)
+
+    @property
+    def nominal_l0(self) -> int | None:
+        return self.k
+
+    @abstractmethod
+    def select(self, pre_acts: Float[Tensor, "n d_sae"], k: int | None = None) -> Pairs:
+        """Return the CSR (indices, offsets) of the pairs kept; k: instead of ``k_effective``."""
+
+    def activate(self, values: Float[Tensor, "nnz"]) -> Float[Tensor, "nnz"]:
+        """Return the activations of selected pre-activations."""
+        return values.relu()
+
+    def encode_at(
+        self, x: Float[Tensor, "n d_in"], k: int, pre_acts: Float[Tensor, "n d_sae"] | None = None
+    ) -> Features:
+        """Return the features a selection of ``k`` would keep (Multi-TopK). pre_acts: as in selected_pre_acts."""
+        rows = self._rows(x)
+        z = self._frozen_pre_acts(rows) if pre_acts is None else pre_acts.detach()
+        return self._features(rows, z, self.select(z, k))
+
+    def _encode(self, rows: Rows) -> tuple[Features, Float[Tensor, "n d_sae"]]:
+        z = self._frozen_pre_acts(rows)
+        return self._features(rows, z, self.select(z)), z
+
+    def _frozen_pre_acts(self, rows: Rows) -> Float[Tensor, "n d_sae"]:
+        with torch.no_grad():
+            return self._pre_acts(rows)
+
+    def _features(self, rows: Rows, z: Float[Tensor, "n d_sae"], pairs: Pairs) -> Features:
+        indices, offsets = pairs
+        values = self._selected(rows, pattern_of(indices, offsets, self.d_sae), z)
+        return Features(self.activate(values), indices, offsets, self.d_sae, rows.mean, rows.std)

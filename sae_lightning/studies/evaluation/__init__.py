@@ -1,0 +1,11 @@
+"""Held-out quality of an SAE: reconstruction, sparsity, and what the language model loses with it in place.
+
+One question a file; ``heldout_metrics`` asks them all in as few passes as possible.
+"""
+
+from sae_lightning.studies.evaluation.downstream import DownstreamStudy
+from sae_lightning.studies.evaluation.heldout import HELDOUT_KEYS, heldout_metrics
+from sae_lightning.studies.evaluation.reconstruction import ReconstructionStudy
+from sae_lightning.studies.evaluation.sparsity import SparsityStudy
+
+__all__ = ["HELDOUT_KEYS", "DownstreamStudy", "ReconstructionStudy", "SparsityStudy", "heldout_metrics"]

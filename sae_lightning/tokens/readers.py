@@ -1,0 +1,142 @@
+"""One reader a file format: documents out of one txt, jsonl, csv or parquet file."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sae_lightning.core import UserError, nearest
+from sae_lightning.tokens.corpus import Document
+
+Unit = Literal["file", "paragraph", "line"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """field: key or column of the text. encoding: of all but parquet. unit: what a document of a txt file is."""
+
+    field: str
+    encoding: str
+    unit: Unit
+
+
+def read_txt(path: Path, options: ReadOptions) -> Iterator[Document]:
+    """Yield the whole file, its blocks between blank lines, or its lines; blank ones are no documents."""
+    with _decoding(path, options), open(path, encoding=options.encoding) as file:
+        if options.unit == "file":
+            yield Document(file.read(), {"file": path.name})
+        elif options.unit == "line":
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield Document(line.rstrip("\n"), {"file": path.name, "line": str(number)})
+        else:
+            yield from _paragraphs(path, file)
+
+
+def _paragraphs(path: Path, lines: Iterable[str]) -> Iterator[Document]:
+    block: list[str] = []
+    first = 0
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            first = first if block else number
+            block.append(line)
+        elif block:
+            yield Document("".join(block).rstrip("\n"), {"file": path.name, "line": str(first)})
+            block = []
+    if block:
+        yield Document("".join(block).rstrip("\n"), {"file": path.name, "line": str(first)})
+
+
+def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Document]:
+    """Yield ``field`` of the object on each line; blank lines are skipped, null is an empty document."""
+    with _decoding(path, options), open(path, encoding=options.encoding) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{where}: is no JSON ({error}); every line must be one JSON object") from error
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: holds a {type(row).__name__}; every line must be one JSON object")
+            if options.field not in row:
+                raise missing_field(where, options.field, list(row))
+            yield Document(text_of(row[options.field], options.field, where), {"file": path.name, "line": str(number)})
+
+
+def read_csv(path: Path, options: ReadOptions) -> Iterator[Document]:
+    """Yield the column ``field``; the first row names the columns."""
+    csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is shorter than some articles
+    with _decoding(path, options), open(path, encoding=options.encoding, newline="") as file:
+        reader = csv.DictReader(file)
+        try:
+            if options.field not in (reader.fieldnames or []):
+                raise missing_field(str(path), options.field, reader.fieldnames or [])
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                text = text_of(row[options.field], options.field, where)
+                yield Document(text, {"file": path.name, "line": str(reader.line_num)})
+        except csv.Error as error:
+            raise UserError(f"{path}, line {reader.line_num}: is no CSV ({error}); correct the line") from error
+
+
+def read_parquet(path: Path, options: ReadOptions) -> Iterator[Document]:
+    """Yield the column ``field``, a thousand rows at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if options.field not in names:
+                raise missing_field(str(path), options.field, names)
+            number = 0
+            for batch in file.iter_batches(batch_size=1000, columns=[options.field]):
+                for value in batch.column(0).to_pylist():
+                    where = f"{path}, row {number}"
+                    yield Document(text_of(value, options.field, where), {"file": path.name, "row": str(number)})
+                    number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: cannot be read as parquet ({error}); it is damaged or another format") from error
+
+
+READERS: dict[str, Callable[[Path, ReadOptions], Iterator[Document]]] = {
+    ".txt": read_txt,
+    ".jsonl": read_jsonl,
+    ".csv": read_csv,
+    ".parquet": read_parquet,
+}
+
+
+def text_of(value: object, field: str, where: str) -> str:
+    """Return ``value`` when it is text, "" for a missing one; UserError for anything else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: field {field!r} holds a {type(value).__name__}; data.field must name one of text")
+    return value
+
+
+def missing_field(where: str, field: str, there: Sequence[str]) -> UserError:
+    names = ", ".join(map(repr, there)) or "none"
+    return UserError(f"{where}: has no field {field!r}, it has {names}; set data.field{nearest(field, there)}")
+
+
+@contextmanager
+def _decoding(path: Path, options: ReadOptions) -> Iterator[None]:
+    """Name the file in what opening and decoding it may raise."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise UserError(
+            f"{path}: is not {options.encoding} text ({error}); set data.encoding (latin-1, utf-16, ...) or convert it"
+        ) from error
+    except LookupError as error:
+        raise UserError(f"data.encoding={options.encoding!r}: {error}; utf-8, latin-1 and utf-16 are known") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error

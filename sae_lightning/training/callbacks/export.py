@@ -1,0 +1,61 @@
+"""At the end: recalibrate thresholds, fold the normalisation, measure, and write the export that others load."""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from sae_lightning.sae import BatchTopKSAE, SparseAutoencoder, fold, save_sae
+from sae_lightning.training.lane import Lane
+from sae_lightning.training.module import SAEModule
+
+logger = logging.getLogger(__name__)
+
+Metrics = dict[str, float | None]
+FinalEvaluator = Callable[[SparseAutoencoder, Lane], Metrics]
+
+
+class Export(L.Callback):
+    """Write ``export/config.json`` and ``export/sae.safetensors`` (``lanes/NAME/export`` in a bank).
+
+    calibration: gives raw held-out rows that no metric is measured on; an inference threshold (batch top-k) is set on
+        them to the target l0.
+    evaluate: measures the folded SAE on held-out data; its figures travel in the export's metadata.
+    metadata: what the export says of its origin: sites, language model, mask, normalisation.
+    """
+
+    def __init__(
+        self,
+        run_dir: str,
+        evaluate: FinalEvaluator,
+        calibration: Callable[[], Iterable[Tensor]],
+        metadata: dict[str, Any],
+    ) -> None:
+        self.run_dir = Path(run_dir)
+        self.evaluate = evaluate
+        self.calibration = calibration
+        self.metadata = metadata
+        self.metrics: dict[str, Metrics] = {}
+
+    def folder(self, lane: str, n_lanes: int) -> Path:
+        """Return where a lane's export goes."""
+        return self.run_dir / "export" if n_lanes == 1 else self.run_dir / "lanes" / lane / "export"
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Runs also when a resumed run had all its steps behind it; not when training was stopped or failed."""
+        assert isinstance(pl_module, SAEModule)
+        for name, lane in pl_module.each_lane():
+            lane.eval()
+            target = lane.sae.nominal_l0
+            if target is not None and isinstance(lane.sae, BatchTopKSAE):
+                lane.sae.calibrate_threshold((lane.normaliser.apply(rows) for rows in self.calibration()), target)
+            folded = fold(lane.sae, lane.normaliser)
+            metrics = self.evaluate(folded, lane)
+            self.metrics[name] = metrics
+            folder = self.folder(name, len(pl_module.lanes))
+            trained = {"tokens": int(lane.tokens_seen), "steps": trainer.global_step, "heldout": metrics}
+            save_sae(folder, folded, {**self.metadata, "training": trained})
+            logger.info("export written to %s", folder)

@@ -1,0 +1,95 @@
+"""Live progress in the terminal; plain lines where there is no terminal."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sae_lightning.core import ActivationBatch
+from sae_lightning.training.callbacks.base import LaneCallback
+from sae_lightning.training.callbacks.evaluation import Evaluation
+from sae_lightning.training.module import SAEModule
+
+logger = logging.getLogger(__name__)
+_FIGURES = "{task.fields[figures]}"
+
+
+class LiveProgress(LaneCallback):
+    """Show tokens, tokens/s, time left, loss, fvu, l0 and dead features of the first lane.
+
+    A bar on a terminal, renewed at most every ``refresh_seconds``; elsewhere (a log file, a queue) one line every
+    ``line_seconds``. The figures need a look at the device, so they are fetched only when they are shown.
+    """
+
+    def __init__(self, refresh_seconds: float = 0.5, line_seconds: float = 15.0) -> None:
+        self.refresh_seconds = refresh_seconds
+        self.line_seconds = line_seconds
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._shown_at = 0.0
+        self._started = 0.0
+        self._first_tokens = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, SAEModule)
+        self._started = time.perf_counter()
+        self._shown_at = 0.0
+        _, lane = pl_module.each_lane()[0]
+        self._first_tokens = int(lane.tokens_seen)
+        console = Console(file=sys.stderr)
+        if not console.is_terminal:
+            return
+        total = pl_module.total_steps * trainer.datamodule.source.batch_size  # pyright: ignore[reportAttributeAccessIssue]
+        self._bar = Progress(
+            TextColumn("[bold]tokens"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn(_FIGURES),
+            console=console,
+            refresh_per_second=4,
+        )
+        figures = "filling the buffer from the language model"
+        self._task = self._bar.add_task("train", total=total, completed=self._first_tokens, figures=figures)
+        self._bar.start()
+
+    def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
+        now = time.perf_counter()
+        wait = self.line_seconds if self._bar is None else self.refresh_seconds
+        last = trainer.global_step == module.total_steps
+        if now - self._shown_at < wait and not last:
+            return
+        self._shown_at = now
+        _, lane = module.each_lane()[0]
+        tokens = int(lane.tokens_seen)
+        speed = (tokens - self._first_tokens) / max(now - self._started, 1e-9)
+        fvu, l0 = lane.last_fvu_l0()
+        dead = float(lane.dead().float().mean())
+        loss = float(lane.last_loss())
+        heldout = next((c.fvu for c in trainer.callbacks if isinstance(c, Evaluation) and c.fvu), {})  # pyright: ignore[reportAttributeAccessIssue]
+        figures = f"{speed:,.0f} tokens/s  loss {loss:.4g}  fvu {fvu:.4f}  l0 {l0:.1f}  dead {dead:.1%}"
+        if heldout:
+            figures += f"  held-out fvu {next(iter(heldout.values())):.4f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=tokens, figures=figures)
+            return
+        total = module.total_steps * len(batch)
+        left = (total - tokens) / max(speed, 1e-9)
+        logger.info("%s of %s tokens, %.0f s left, %s", f"{tokens:,}", f"{total:,}", left, figures)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()

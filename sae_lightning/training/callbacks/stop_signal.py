@@ -1,0 +1,55 @@
+"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+
+from sae_lightning.activations import StopRequested
+
+logger = logging.getLogger(__name__)
+
+
+class StopSignal(LightningCheckpoint):
+    """On the first SIGINT or SIGTERM ask the source to stop and end after the present step; a second one kills.
+
+    Raises StopRequested out of ``fit``: from the source when it is busy with the language model (within one
+    micro-batch; its state is still that of the last batch), else after the step. Checkpoints then saves the state.
+    A Lightning Checkpoint only so that it runs after Checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._source: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._source = trainer.datamodule.source  # pyright: ignore[reportAttributeAccessIssue]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        self.received = number
+        logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)
+        self._source.request_stop()
+
+    def _restore(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, handler)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.received is not None:
+            raise StopRequested(f"{signal.Signals(self.received).name} at step {trainer.global_step}")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._restore()

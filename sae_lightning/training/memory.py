@@ -1,0 +1,84 @@
+"""What a run needs in memory, before it takes it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from sae_lightning.core import UserError
+
+_DENSE_COPIES = 4
+_SPARSE_COPIES = 2
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes of each part of a run on its device.
+
+    sae, gradients and adam: 4, 4 and 8 bytes a parameter. buffer: twice its rows, since a refill builds the new
+    content before it lets go of the old. pre_activations: copies of [batch, d_sae] that live at once (2 for sparse
+    architectures, 4 for dense ones).
+    """
+
+    lm: int
+    sae: int
+    gradients: int
+    adam: int
+    buffer: int
+    pre_activations: int
+
+    @property
+    def total(self) -> int:
+        """Sum of the parts that are not there yet: the language model has been loaded already."""
+        return self.sae + self.gradients + self.adam + self.buffer + self.pre_activations
+
+    def describe(self) -> str:
+        """Return the parts in MiB."""
+        parts = {
+            "LM": self.lm,
+            "SAE": self.sae,
+            "gradients": self.gradients,
+            "Adam": self.adam,
+            "buffer": self.buffer,
+            "pre-activations": self.pre_activations,
+        }
+        return ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items() if size) + " MiB"
+
+
+def estimate(
+    *, d_in: int, d_out: int, d_sae: int, batch_size: int, buffer_rows: int, row_bytes: int, sparse: bool, lm_bytes: int
+) -> MemoryNeed:
+    """Return what a run of one lane needs."""
+    parameters = d_sae * (d_in + d_out + 2) + d_out
+    copies = _SPARSE_COPIES if sparse else _DENSE_COPIES
+    return MemoryNeed(
+        lm=lm_bytes,
+        sae=4 * parameters,
+        gradients=4 * parameters,
+        adam=8 * parameters,
+        buffer=2 * buffer_rows * row_bytes,
+        pre_activations=copies * 4 * batch_size * d_sae,
+    )
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that a run may still take on a device; a container's limit counts."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = psutil.virtual_memory().available
+    limit = Path("/sys/fs/cgroup/memory.max")
+    used = Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        available = min(available, int(text) - int(used.read_text()))
+    return available
+
+
+def check_memory(need: MemoryNeed, device: torch.device) -> None:
+    """Raise UserError with the numbers when a run cannot fit."""
+    available = available_memory(device)
+    if need.total > available:
+        raise UserError(
+            f"memory: this run needs {need.total / 2**30:.1f} GiB more on {device} ({need.describe()}) and "
+            f"{available / 2**30:.1f} GiB are free; lower sae.d_sae, data.buffer_tokens or data.batch_size"
+        )
