@@ -59,12 +59,13 @@ class DataConfig(Section):
     source: Node | None = None
     path: str | None = None
     field: str | None = None
+    txt_unit: str | None = None
     split: str | None = None
     heldout: str | None = None
     dtype: Literal["uint16", "uint32"] | None = None
     separator: CountOrZero | None = None
     max_documents: Count | None = None
-    max_tokens: Count | None = None
+    max_tokens: Count | Literal["auto"] | None = None
     context_length: Annotated[int, BeforeValidator(_whole), Ge(2)] = 128
     packing: Literal["packed", "document"] = "packed"
     prepend_bos: bool = False

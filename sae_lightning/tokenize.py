@@ -27,15 +27,18 @@ def task(composed: DictConfig) -> None:
     source = make(config.data.source or {}, "data.source")
     out = Path(config.out).expanduser()
     separator = "auto" if config.separator is None else config.separator
-    manifest = write_tokens(
+    limit = None if config.data.max_tokens == "auto" else config.data.max_tokens
+    store = write_tokens(
         source,
         tokenizer,
         out,
         vocab_size=vocab_size,
         workers=config.workers,
-        max_tokens=config.data.max_tokens,
+        max_tokens=limit,
         separator=separator,
     )
+    manifest = store.manifest
+    assert manifest is not None
     command.say(
         f"{out}: {manifest.documents:,} documents, {manifest.tokens:,} tokens, {manifest.dtype}, "
         f"separator {manifest.separator}"

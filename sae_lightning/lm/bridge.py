@@ -59,6 +59,18 @@ def check_device(device: str) -> None:
         raise UserError(f"lm.device={device!r}: this machine has no usable CUDA device; use lm.device=cpu")
 
 
+def blocks_give_tuples(bridge: Any, tokens: Tensor) -> bool:
+    """Whether the model's blocks return (hidden, ...) rather than hidden; runs ``tokens`` once to see."""
+    kinds: list[bool] = []
+    handle = bridge.blocks[0].register_forward_hook(lambda _m, _a, out: kinds.append(isinstance(out, tuple)))
+    try:
+        with torch.no_grad():
+            bridge(tokens, use_cache=False)
+    finally:
+        handle.remove()
+    return kinds[0]
+
+
 @contextlib.contextmanager
 def starting_at(bridge: Any, layer: int, clean: Tensor, as_tuple: bool) -> Iterator[None]:
     """Let block ``layer`` give ``clean`` [b, p, d_model] and the blocks below pass on what they get.

@@ -12,6 +12,7 @@ from torch import Tensor
 from sae_lightning.core import UserError, nearest
 from sae_lightning.lm import crossentropy
 from sae_lightning.lm.bridge import (
+    blocks_give_tuples,
     check_device,
     context_length,
     hugging_face_bridge,
@@ -245,24 +246,9 @@ class FrozenLM:
         if layer is None or not site.endswith((".hook_resid_post", f"blocks.{layer}.hook_out")):
             raise ValueError(f"start={site!r}: only a residual site blocks.L.hook_resid_post can be started at")
         clean = clean.to(device=self.device, dtype=self.dtype)
-        return starting_at(self.bridge, layer, clean, self._blocks_give_tuples())
-
-    def _blocks_give_tuples(self) -> bool:
         if self._tuple_blocks is None:
-            kinds: list[bool] = []
-            handle = self.bridge.blocks[0].register_forward_hook(
-                lambda _m, _a, out: kinds.append(isinstance(out, tuple))
-            )
-            try:
-                self._read(
-                    self._probe_tokens(), ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"][: self.n_layers]
-                )
-                if not kinds:  # one block only: the read stopped inside it
-                    self.logits(self._probe_tokens())
-            finally:
-                handle.remove()
-            self._tuple_blocks = kinds[0]
-        return self._tuple_blocks
+            self._tuple_blocks = blocks_give_tuples(self.bridge, self._probe_tokens())
+        return starting_at(self.bridge, layer, clean, self._tuple_blocks)
 
     def _probe(self, site: str) -> int:
         try:
@@ -283,7 +269,7 @@ class FrozenLM:
 
     def _probe_tokens(self) -> Tensor:
         length = min(_PROBE_LENGTH, self.n_ctx)
-        return torch.arange(length)[None] % self.vocab_size
+        return (torch.arange(length)[None] % self.vocab_size).to(self.device)
 
     def _check_tokenizer(self) -> None:
         largest = max(self.tokenizer.get_vocab().values(), default=-1)

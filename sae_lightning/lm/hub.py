@@ -8,6 +8,7 @@ import torch
 
 from sae_lightning.core import UserError
 from sae_lightning.lm.quiet import quiet_libraries
+from sae_lightning.tokens.hub import hub_reachable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -113,6 +114,12 @@ def _listing(name: str, revision: str | None) -> list[str]:
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    unreachable = UserError(
+        f"lm.name={name!r}: not in the local cache, and the hub can't be reached; connect, give a local folder, "
+        f"{EMBEDDED_HINT}"
+    )
+    if not hub_reachable(_TIMEOUT_SECONDS):
+        raise unreachable
     try:
         info: Any = huggingface_hub.HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
     except GatedRepoError as error:
@@ -128,8 +135,5 @@ def _listing(name: str, revision: str | None) -> list[str]:
             f"lm.name={name!r}: the hub has no such model, nor is it a folder; check it, {EMBEDDED_HINT}"
         ) from error
     except Exception as error:
-        raise UserError(
-            f"lm.name={name!r}: not in the local cache, and the hub can't be reached ({type(error).__name__}); "
-            f"connect, give a local folder, {EMBEDDED_HINT}"
-        ) from error
+        raise unreachable from error
     return [str(file.rfilename) for file in info.siblings or []]

@@ -12,6 +12,7 @@ from sae_lightning.core import Schedule
 from sae_lightning.losses.context import StepContext, token_variance
 from sae_lightning.losses.reconstruction import squared_error
 from sae_lightning.losses.term import LossTerm
+from sae_lightning.sae import TopKSAE
 
 # Elements of the masked copy of the pre-activations that is ranked at a time: bounds memory at large d_sae.
 _CHUNK = 1 << 26
@@ -22,18 +23,25 @@ def default_k_aux(d_in: int) -> int:
     return max(1, 2 ** round(math.log2(max(d_in, 2) / 2)))
 
 
-def top_dead(
-    pre_acts: Float[Tensor, "n d_sae"], dead: Bool[Tensor, "d_sae"], k: int
-) -> tuple[Int[Tensor, "n_times_k"], Bool[Tensor, "n_times_k"]]:
-    """Return the ``k`` dead features with the largest pre-activations of each row, row by row, and which are dead.
+def top_dead(score: Float[Tensor, "n d_sae"], dead: Bool[Tensor, "d_sae"], k: int) -> tuple[Tensor, Tensor]:
+    """Return the min(k, number of dead) dead features of highest score, [n * k] row by row, and True for each.
 
-    A fixed number per row, whatever the number of dead features: nothing waits for the device. Where fewer than k are
-    dead the remaining places hold live features, marked False.
+    Asks how many are dead, which on an accelerator would wait for the queue: for the CPU.
     """
-    chosen: list[Tensor] = []
-    for rows in pre_acts.detach().split(max(1, _CHUNK // pre_acts.shape[1])):
-        chosen.append(rows.masked_fill(~dead, -math.inf).topk(k, dim=-1, sorted=False).indices)
-    indices = torch.cat(chosen).reshape(-1)
+    numbers = dead.nonzero()[:, 0]
+    best = score.index_select(1, numbers).topk(min(k, len(numbers)), dim=-1, sorted=False).indices
+    indices = numbers[best].reshape(-1)
+    return indices, torch.ones_like(indices, dtype=torch.bool)
+
+
+def top_dead_padded(score: Float[Tensor, "n d_sae"], dead: Bool[Tensor, "d_sae"], k: int) -> tuple[Tensor, Tensor]:
+    """Return always ``k`` features a row, [n * k]: the dead ones of highest score, marked True, then live ones.
+
+    Sizes do not depend on the data, so nothing waits for the device.
+    """
+    parts = score.split(max(1, _CHUNK // score.shape[1]))
+    best = [part.masked_fill(~dead, -math.inf).topk(k, dim=-1, sorted=False).indices for part in parts]
+    indices = torch.cat(best).reshape(-1)
     return indices, dead[indices]
 
 
@@ -64,26 +72,35 @@ class AuxK(LossTerm):
         self.relu = relu
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
-        pre_acts, dead, x = ctx.out.pre_acts, ctx.dead, ctx.batch.x
-        n, d_sae = pre_acts.shape
-        k = min(self.k_aux or default_k_aux(x.shape[-1]), d_sae)
-        n_dead = int(dead.sum()) if ctx.n_dead is None and dead.device.type == "cpu" else ctx.n_dead
-        if n_dead is not None:
-            if n_dead == 0:
-                return ctx.out.y_hat.new_zeros(())
-            k = min(k, n_dead)
-        residual = (ctx.batch.y - ctx.out.y_hat).detach()
-        signed = getattr(ctx.sae, "selection", None) == "abs_topk"
-        indices, is_dead = top_dead(pre_acts.detach().abs() if signed else pre_acts, dead, k)
-        offsets = torch.arange(n + 1, device=indices.device) * k
-        values = ctx.sae.selected_pre_acts(x, indices, offsets, pre_acts)
-        values = values.relu() if self.relu and not signed else values
+        k = min(self.k_aux or default_k_aux(ctx.batch.x.shape[-1]), ctx.sae.d_sae)
+        on_cpu = ctx.dead.device.type == "cpu"
+        n_dead = int(ctx.dead.sum()) if on_cpu else ctx.n_dead
+        if n_dead == 0:
+            return ctx.out.y_hat.new_zeros(())
+        score = ctx.out.pre_acts.detach()
+        score = score.abs() if self._signed(ctx) else score
+        choose = top_dead if on_cpu else top_dead_padded
+        return self.relative_error(ctx, *choose(score, ctx.dead, k if n_dead is None else min(k, n_dead)))
+
+    def relative_error(
+        self, ctx: StepContext, indices: Int[Tensor, "nnz"], is_dead: Bool[Tensor, "nnz"]
+    ) -> Float[Tensor, ""]:
+        """Return the term for a choice of equally many features a row, of which those not ``is_dead`` are ignored."""
+        n = len(ctx.batch)
+        offsets = torch.arange(n + 1, device=indices.device) * (len(indices) // n)
+        values = ctx.sae.selected_pre_acts(ctx.batch.x, indices, offsets, ctx.out.pre_acts)
+        values = values.relu() if self.relu and not self._signed(ctx) else values
         # where, not a product: what is dropped must not reach a gradient as 0 * NaN. The same below.
         values = values.where(is_dead, 0.0)
         e_hat = ctx.sae.decode_sparse(values, indices, offsets, bias=False)
         if ctx.out.features.input_std is not None:
             e_hat = e_hat * ctx.out.features.input_std
+        residual = (ctx.batch.y - ctx.out.y_hat).detach()
         variance = token_variance(residual)
-        usable = (variance > 0) & dead.any()
+        usable = (variance > 0) & ctx.dead.any()
         value = squared_error(e_hat, residual) / torch.where(usable, variance, 1.0)
         return torch.where(usable, value, 0.0)
+
+    @staticmethod
+    def _signed(ctx: StepContext) -> bool:
+        return isinstance(ctx.sae, TopKSAE) and ctx.sae.selection == "abs_topk"

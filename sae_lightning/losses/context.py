@@ -19,8 +19,8 @@ class StepContext:
     sae:      the SAE itself, for terms that decode again (AuxK, Multi-TopK, Matryoshka, gated).
     dead:     features that have not fired for the configured number of tokens.
     progress: step / total steps, in [0, 1]; schedules are functions of it.
-    n_dead:   ``dead.sum()`` as a host number when the caller has one (a step-old one will do). None: looked up on the
-              CPU, where that is free, and left unknown on an accelerator, where it would stall the queue.
+    n_dead:   ``dead.sum()`` as a host number where the caller has one (a step-old one will do): it saves AuxK's work
+              when it is 0, without a look at the device. Needless on the CPU, where looking is free.
     clean, spliced: reserved for end-to-end terms: the language model's outputs without and with the SAE in it.
     """
 

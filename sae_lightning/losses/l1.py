@@ -69,10 +69,4 @@ class L1(LossTerm):
         return values.sum() / n * self.per_token_factor(n, ctx.batch.y.shape[-1], features.d_sae)
 
     def per_token_factor(self, batch_size: int, d_out: int, d_sae: int) -> float:
-        match self.reduction:
-            case "per_token_sum":
-                return 1.0
-            case "element_mean":
-                return 1.0 / d_sae
-            case "batch_sum":
-                return float(batch_size)
+        return {"per_token_sum": 1.0, "element_mean": 1.0 / d_sae, "batch_sum": float(batch_size)}[self.reduction]

@@ -1,7 +1,5 @@
 """Fraction of variance unexplained: one formula, over all tokens."""
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,7 +29,7 @@ class FVU(RunningMetric):
             return
         y64 = y.detach().to(self.mean)
         mean = y64.mean(0)
-        self._join(torch.tensor(float(len(y64))).to(self.n), mean, (y64 - mean).square().sum())
+        self._join(self.n.new_full((), len(y64)), mean, (y64 - mean).square().sum())
         self.error = self.error + (y_hat.detach().to(y64) - y64).square().sum()
 
     def _join(self, n: Tensor, mean: Tensor, centred: Tensor) -> None:
@@ -41,7 +39,8 @@ class FVU(RunningMetric):
         self.mean = self.mean + step * (n / total)
         self.n = total
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: RunningMetric) -> None:
+        assert isinstance(other, FVU), type(other).__name__
         if float(other.n) == 0:
             return
         self._join(other.n.to(self.n), other.mean.to(self.mean), other.centred.to(self.n))

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Self
 
 from torch import Tensor
 
@@ -22,8 +21,8 @@ class RunningMetric(ABC):
         """Return the values over everything seen so far."""
 
     @abstractmethod
-    def merge(self, other: Self) -> None:
-        """Take in what ``other`` has seen."""
+    def merge(self, other: "RunningMetric") -> None:
+        """Take in what ``other``, of the same kind, has seen."""
 
     def state(self) -> dict[str, Tensor]:
         """Return copies of the sums."""
@@ -38,7 +37,8 @@ class RunningMetric(ABC):
 class SumMetric(RunningMetric):
     """A running metric whose state is nothing but sums, so merging adds them."""
 
-    def merge(self, other: Self) -> None:
+    def merge(self, other: RunningMetric) -> None:
+        assert type(other) is type(self), f"{type(other).__name__} into {type(self).__name__}"
         for name in self._fields:
             mine: Tensor = getattr(self, name)
             theirs: Tensor = getattr(other, name)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_lightning.core import UserError
@@ -24,7 +24,7 @@ def threshold_for(batches: Callable[[], Iterable[Float[Tensor, "n d_sae"]]], per
     n_rows = 0
     for z in batches():
         n_rows += z.shape[0]
-        coarse += torch.bincount(_bits(z) >> 16, minlength=_HIGH).cpu()
+        coarse += torch.bincount(_bits(z, 0) >> 16, minlength=_HIGH).cpu()
     if n_rows == 0:
         raise UserError("threshold calibration: no rows were given; it needs at least one held-out activation")
     count = max(1, round(per_row * n_rows))
@@ -37,17 +37,22 @@ def threshold_for(batches: Callable[[], Iterable[Float[Tensor, "n d_sae"]]], per
     bins = {rank: int(((greater < rank) & (greater + coarse >= rank)).nonzero()[0]) for rank in ranks}
     fine = {b: torch.zeros(_LOW, dtype=torch.int64) for b in bins.values()}
     for z in batches():
-        bits = _bits(z)
+        bits = _bits(z, min(fine) << 16)
         for b, histogram in fine.items():
             histogram += torch.bincount(bits[bits >> 16 == b] & (_LOW - 1), minlength=_LOW).cpu()
     found = []
     for rank, b in bins.items():
         at_least = fine[b].flip(0).cumsum(0).flip(0)
         low = int((at_least >= rank - int(greater[b])).nonzero()[-1])
-        found.append(torch.tensor((b << 16) | low, dtype=torch.int32).view(torch.float32).item())
+        found.append(_number((b << 16) | low))
     return sum(found) / 2 if len(found) == 2 else found[0] / 2
 
 
-def _bits(z: Tensor) -> Tensor:
+def _bits(z: Float[Tensor, "n d_sae"], least: int) -> Int[Tensor, "count"]:
+    """Return the bits of all positive numbers whose bits are at least ``least``."""
     z = z.float()
-    return z[z > 0].view(torch.int32).long()
+    return z[(z > 0) & (z >= _number(least))].view(torch.int32)
+
+
+def _number(bits: int) -> float:
+    return torch.tensor(bits, dtype=torch.int32).view(torch.float32).item()

@@ -69,7 +69,12 @@ class TopKSAE(SelectiveAutoencoder):
         self.selection: Literal["topk", "abs_topk", "group_max"] = selection
 
     def select(self, pre_acts: Float[Tensor, "n d_sae"], k: int | None = None) -> Pairs:
-        return _SELECT[self.selection](pre_acts, min(self.k_effective if k is None else k, self.d_sae))
+        k = min(self.k_effective if k is None else k, self.d_sae)
+        if self.selection == "group_max" and self.d_sae % k:
+            raise UserError(
+                f"selection=group_max with k={k}: k must divide d_sae={self.d_sae}; choose another selection"
+            )
+        return _SELECT[self.selection](pre_acts, k)
 
     def activate(self, values: Float[Tensor, "nnz"]) -> Float[Tensor, "nnz"]:
         return values if self.selection == "abs_topk" else values.relu()

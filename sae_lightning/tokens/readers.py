@@ -26,7 +26,7 @@ class ReadOptions:
 
 def read_txt(path: Path, options: ReadOptions) -> Iterator[Document]:
     """Yield the whole file, its blocks between blank lines, or its lines; blank ones are no documents."""
-    with _decoding(path, options), open(path, encoding=options.encoding) as file:
+    with decoding(path, options.encoding), open(path, encoding=options.encoding) as file:
         if options.unit == "file":
             yield Document(file.read(), {"file": path.name})
         elif options.unit == "line":
@@ -53,7 +53,7 @@ def _paragraphs(path: Path, lines: Iterable[str]) -> Iterator[Document]:
 
 def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Document]:
     """Yield ``field`` of the object on each line; blank lines are skipped, null is an empty document."""
-    with _decoding(path, options), open(path, encoding=options.encoding) as file:
+    with decoding(path, options.encoding), open(path, encoding=options.encoding) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -72,7 +72,7 @@ def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Document]:
 def read_csv(path: Path, options: ReadOptions) -> Iterator[Document]:
     """Yield the column ``field``; the first row names the columns."""
     csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is shorter than some articles
-    with _decoding(path, options), open(path, encoding=options.encoding, newline="") as file:
+    with decoding(path, options.encoding), open(path, encoding=options.encoding, newline="") as file:
         reader = csv.DictReader(file)
         try:
             if options.field not in (reader.fieldnames or []):
@@ -128,15 +128,15 @@ def missing_field(where: str, field: str, there: Sequence[str]) -> UserError:
 
 
 @contextmanager
-def _decoding(path: Path, options: ReadOptions) -> Iterator[None]:
+def decoding(path: Path, encoding: str) -> Iterator[None]:
     """Name the file in what opening and decoding it may raise."""
     try:
         yield
     except UnicodeError as error:
         raise UserError(
-            f"{path}: is not {options.encoding} text ({error}); set data.encoding (latin-1, utf-16, ...) or convert it"
+            f"{path}: is not {encoding} text ({error}); set data.encoding (latin-1, utf-16, ...) or convert it"
         ) from error
     except LookupError as error:
-        raise UserError(f"data.encoding={options.encoding!r}: {error}; utf-8, latin-1 and utf-16 are known") from error
+        raise UserError(f"data.encoding={encoding!r}: {error}; utf-8, latin-1 and utf-16 are known") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error

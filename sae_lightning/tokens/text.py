@@ -11,7 +11,7 @@ from typing import Literal
 from sae_lightning.core import UserError
 from sae_lightning.tokens.corpus import Document, TextSource
 from sae_lightning.tokens.fingerprint import files_fingerprint
-from sae_lightning.tokens.readers import READERS, ReadOptions, Unit, read_txt
+from sae_lightning.tokens.readers import READERS, ReadOptions, Unit, decoding, read_txt
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class TextFileSource(TextSource):
         encoding: str = "utf-8",
     ) -> None:
         if txt_unit not in ("auto", "file", "paragraph", "line"):
-            raise UserError(f"txt_unit={txt_unit!r}: must be auto, file, paragraph or line")
+            raise UserError(f"txt_unit={txt_unit!r}: choose auto, file, paragraph or line")
         self.path = path
         self.field = field
         self.txt_unit: Literal["auto", "file", "paragraph", "line"] = txt_unit
@@ -77,7 +77,7 @@ class TextFileSource(TextSource):
     def _auto_unit(self, file: Path) -> Unit:
         if self._n_txt >= _MANY_FILES and file.stat().st_size < _SMALL_BYTES:
             return "file"
-        with open(file, encoding=self.encoding, errors="replace") as text:
+        with decoding(file, self.encoding), open(file, encoding=self.encoding, errors="replace") as text:
             lines = text.read(_PEEK_BYTES).strip("\n").split("\n")
         return "paragraph" if any(not line.strip() for line in lines) else "line"
 

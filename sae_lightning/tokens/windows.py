@@ -25,6 +25,7 @@ class Windows:
         every ``context_length``. The last partial window is dropped, or padded when it is the only one.
     document: each document cut into pieces of at most ``context_length``, one a window, padded.
     prepend_bos: every window begins with ``bos_id`` and carries one token less.
+    seed: of ``order()`` alone.
 
     ``batch(numbers)`` is random access: tokens, mask and token_index are [batch, context_length], int64; mask is False
     on padding alone, token_index is -1 on padding, separators and BOS, else a position of the store. Empty documents

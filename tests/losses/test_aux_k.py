@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sae_lightning.core import ActivationBatch, torch_generator
 from sae_lightning.losses import AuxK, StepContext
-from sae_lightning.losses.aux_k import default_k_aux
+from sae_lightning.losses.aux_k import default_k_aux, top_dead_padded
 from sae_lightning.sae import SparseAutoencoder
 from sae_lightning.sae.batch_topk import BatchTopKSAE
 from sae_lightning.sae.standard import StandardSAE
@@ -28,9 +28,16 @@ def random_sae(kind: str) -> SparseAutoencoder:
     return sae.train()
 
 
-def step(sae: SparseAutoencoder, x: Tensor, dead: Tensor, n_dead: int | None = None) -> StepContext:
+def value(ctx: StepContext, k_aux: int, padded: bool) -> Tensor:
+    term = AuxK(k_aux=k_aux)
+    if not padded:
+        return term.compute(ctx)
+    return term.relative_error(ctx, *top_dead_padded(ctx.out.pre_acts.detach(), ctx.dead, k_aux))
+
+
+def step(sae: SparseAutoencoder, x: Tensor, dead: Tensor) -> StepContext:
     batch = ActivationBatch(x=x, y=x, token_index=torch.arange(len(x)))
-    return StepContext(batch=batch, out=sae(x), sae=sae, dead=dead, n_dead=n_dead)
+    return StepContext(batch=batch, out=sae(x), sae=sae, dead=dead)
 
 
 def rows() -> Tensor:
@@ -42,46 +49,45 @@ def some_dead() -> Tensor:
 
 
 @pytest.mark.parametrize("kind", MAKE)
-@pytest.mark.parametrize("n_dead", [None, 3, F])
-def test_trains_dead_features_and_leaves_live_ones_alone(kind: str, n_dead: int | None) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_trains_dead_features_and_leaves_live_ones_alone(kind: str, padded: bool) -> None:
     sae, dead = random_sae(kind), some_dead()
-    AuxK(k_aux=32).compute(step(sae, rows(), dead, n_dead)).backward()
+    value(step(sae, rows(), dead), 32, padded).backward()
     assert sae.W_enc.grad is not None
     assert sae.b_enc.grad is not None
     assert sae.W_dec.grad is not None
     for per_feature in (sae.W_enc.grad.T, sae.b_enc.grad[:, None], sae.W_dec.grad):
         assert (per_feature[~dead] == 0).all()
     # Every dead feature that is positive on some row learns to read and to write (all places are filled).
-    if n_dead != 3:
-        learns = dead & (sae.pre_acts(rows()) > 0).any(0)
-        assert learns.sum() > 5
-        assert (sae.W_enc.grad.T[learns].abs().sum(1) > 0).all()
-        assert (sae.W_dec.grad[learns].abs().sum(1) > 0).all()
+    learns = dead & (sae.pre_acts(rows()) > 0).any(0)
+    assert learns.sum() > 5
+    assert (sae.W_enc.grad.T[learns].abs().sum(1) > 0).all()
+    assert (sae.W_dec.grad[learns].abs().sum(1) > 0).all()
 
 
-def test_without_knowing_the_number_of_dead_the_value_is_the_same() -> None:
-    """The path that never asks the device how many are dead (here through a number that is too high)."""
+def test_padded_choice_has_the_same_value_and_gradients() -> None:
+    """What runs on an accelerator, where nobody asks how many features are dead."""
     sae, x = random_sae("topk"), rows()
     for dead in (some_dead(), torch.arange(F) == 7, torch.zeros(F, dtype=torch.bool)):
-        grads = []
-        for n_dead in (None, F):
+        results = []
+        for padded in (False, True):
             sae.zero_grad()
-            value = AuxK(k_aux=16).compute(step(sae, x, dead, n_dead))
-            if value.requires_grad:
-                value.backward()
+            ctx = step(sae, x, dead)
+            v = value(ctx, 16, padded)
+            (v + 0 * ctx.out.y_hat.sum()).backward()
             zero = torch.zeros_like
-            grads.append([value.detach()] + [zero(p) if p.grad is None else p.grad for p in sae.parameters()])
-        for known, unknown in zip(*grads, strict=True):
-            torch.testing.assert_close(known, unknown, rtol=1e-5, atol=1e-6)
+            results.append([v.detach()] + [zero(p) if p.grad is None else p.grad for p in sae.parameters()])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("n_dead", [None, F])
-def test_no_dead_feature_is_0(n_dead: int | None) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_no_dead_feature_is_0(padded: bool) -> None:
     sae = random_sae("topk")
-    ctx = step(sae, rows(), torch.zeros(F, dtype=torch.bool), n_dead)
-    value = AuxK().compute(ctx)
-    (value + ctx.out.y_hat.sum()).backward()
-    assert value == 0.0
+    ctx = step(sae, rows(), torch.zeros(F, dtype=torch.bool))
+    v = value(ctx, 6, padded)
+    (v + ctx.out.y_hat.sum()).backward()
+    assert v == 0.0
     assert all(p.grad is None or p.grad.isfinite().all() for p in sae.parameters())
 
 

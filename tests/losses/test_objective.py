@@ -43,11 +43,8 @@ def context(progress: float = 1.0) -> StepContext:
 @pytest.mark.parametrize("progress", [0.0, 0.1, 0.5, 1.0])
 def test_total_is_every_coefficient_once(progress: float) -> None:
     ctx = context(progress)
-    terms = {
-        "r": Reconstruction(2.0),
-        "s": L1(Schedule(3.0, "warmup", 0.2)),
-        "t": Tanh(Schedule(1.0, "linear", final=0.5)),
-    }
+    warming, falling = Schedule(3.0, "warmup", 0.2), Schedule(1.0, "linear", final=0.5)
+    terms = {"r": Reconstruction(2.0), "s": L1(warming), "t": Tanh(falling)}
     objective = Objective(terms)
     total, values = objective(ctx)
     expected = sum(t.coefficient.at(progress) * t.compute(ctx) for t in terms.values())

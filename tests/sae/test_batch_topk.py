@@ -72,6 +72,8 @@ def test_calibration_edge_cases():
         sae.W_enc.zero_()
         sae.b_enc.fill_(-1).index_fill_(0, torch.tensor([3, 5]), 0.75)
     assert sae.calibrate_threshold(batches(), 1.0) == 0.75
+    assert sae.calibrate_threshold(batches(), 2.0) == 0.75 / 2
+    assert sae.calibrate_threshold(batches(), 2.5) == 0.0
 
 
 def test_threshold_stays_float64():

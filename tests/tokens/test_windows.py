@@ -15,7 +15,7 @@ PAD = 7
 Cell = tuple[int, bool, int]  # id, mask, token index
 
 shared_store = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 corpora = st.lists(st.lists(st.integers(10, 40), max_size=12), min_size=1, max_size=12)
 cuts = st.fixed_dictionaries(

@@ -161,14 +161,13 @@ write_tokens(Slow(texts), tokenizer, sys.argv[1], workers=2, journal_seconds=0.0
 """
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_twice_the_bytes_equal_the_unbroken_run(tmp_path: Path, tokenizer, seed: int) -> None:
-    texts = some_texts(4000, seed)
+def test_killed_twice_the_bytes_equal_the_unbroken_run(tmp_path: Path, tokenizer) -> None:
+    texts = some_texts(4000)
     (tmp_path / "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str())
     (tmp_path / "texts").write_text("|".join(texts))
     out, journal = tmp_path / "x.bin", tmp_path / "x.bin.partial" / "journal.json"
     command = [sys.executable, "-c", KILLED, str(out), str(tmp_path / "tokenizer.json"), str(tmp_path / "texts")]
-    draw = random.Random(seed)
+    draw = random.Random()  # any moment will do; the journal says below where it was
     done = 0
     for _ in range(2):
         process = subprocess.Popen(command, stderr=subprocess.PIPE)

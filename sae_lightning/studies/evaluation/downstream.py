@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_lightning.activations import Harvester
-from sae_lightning.core import Sites, TokenBatch, UserError
+from sae_lightning.core import TokenBatch, UserError
 from sae_lightning.lm import FrozenLM
 from sae_lightning.lm.crossentropy import kl, loss, predicted
 from sae_lightning.lm.sites import site_layer
@@ -25,7 +25,7 @@ class DownstreamStudy(Study):
     """``ce_clean ce_spliced delta_ce kl ce_recovered_zero ce_recovered_mean ...``, formulas in ``DownstreamLoss``.
 
     Four runs of the language model per window, in chunks that bound memory: clean, spliced, zero and mean ablation.
-    All edits are made where the keep mask of training is True; masked positions keep the clean activation. Losses
+    All edits are made where the keep mask of training is True; masked positions keep what the model computes. Losses
     count at every position whose *target* is a real token, masked or not. The clean run goes through the same code as
     the edited ones, so an identity SAE scores ``delta_ce`` 0, ``kl`` 0 and ``ce_recovered`` 1 exactly.
 
@@ -73,8 +73,8 @@ def _measure(
     lm: FrozenLM, harvester: Harvester, sae: SparseAutoencoder, windows: list[int], mean: Tensor, metric: DownstreamLoss
 ) -> None:
     """Add the four runs' losses on a few windows to ``metric``."""
-    batch, acts, keep = harvester.full(windows)
-    splice = _Splice(lm, harvester.sites, batch, acts, keep)
+    batch, acts, targets, keep = harvester.full_with_targets(windows)
+    splice = _Splice(lm, harvester.sites.write, batch, targets, keep)
     clean = splice.clean()
     metric.update_clean(_losses(clean, batch))
     rows = acts[keep].to(mean)
@@ -102,15 +102,15 @@ class _Splice:
     """Runs of the language model on the same windows with something else written at the sites."""
 
     def __init__(
-        self, lm: FrozenLM, sites: Sites, batch: TokenBatch, acts: Float[Tensor, "b p d_in"], keep: Bool[Tensor, "b p"]
+        self,
+        lm: FrozenLM,
+        sites: tuple[str, ...],
+        batch: TokenBatch,
+        clean_acts: Float[Tensor, "b p d_out"],
+        keep: Bool[Tensor, "b p"],
     ) -> None:
-        """acts: what was read at ``sites.read``; read again at ``sites.write`` where that is somewhere else."""
-        self.lm, self.batch, self.keep, self.sites = lm, batch, keep, sites.write
-        self.clean_acts = acts
-        if sites.write != sites.read:
-            found = lm.activations(batch.tokens, sites.write)
-            self.clean_acts = torch.cat([found[site] for site in sites.write], dim=-1)
-        self.start = _resume_site(sites.write)
+        self.lm, self.sites, self.batch, self.clean_acts, self.keep = lm, sites, batch, clean_acts, keep
+        self.start = _resume_site(sites)
 
     def clean(self) -> Float[Tensor, "b p vocab"]:
         """Run with the sites' own activations written back: the same arithmetic as every other run."""
@@ -119,7 +119,7 @@ class _Splice:
     def run(self, rows: Float[Tensor, "n d_out"]) -> Float[Tensor, "b p vocab"]:
         """Run with ``rows`` written where the mask is True."""
         edited = self.clean_acts.clone()
-        edited[self.keep.to(edited.device)] = rows.to(edited)
+        edited[self.keep] = rows.to(edited)
         return self._logits(edited)
 
     def _by_site(self, acts: Float[Tensor, "b p d_out"]) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ class _Splice:
 
     def _logits(self, acts: Float[Tensor, "b p d_out"]) -> Float[Tensor, "b p vocab"]:
         start = None if self.start is None else (self.start, self._by_site(self.clean_acts)[self.start])
-        return self.lm.logits(self.batch.tokens, self._by_site(acts), start=start)
+        return self.lm.logits(self.batch.tokens, self._by_site(acts), keep=self.keep, start=start)
 
 
 def _resume_site(sites: tuple[str, ...]) -> str | None:
