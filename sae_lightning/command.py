@@ -48,6 +48,8 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise  # the sweep goes on with its other jobs; hydra reports this one at the end
             fail(str(error))  # before hydra adds lines of its own
+        except (HydraException, OmegaConfBaseException) as error:
+            fail(explain(error, config_name, sys.argv[1:]))
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
@@ -72,7 +74,7 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """Resolve interpolations and return plain containers; a missing mandatory value is a UserError."""
-    missing = sorted(OmegaConf.missing_keys(config))
+    missing = dotted(OmegaConf.to_container(config, resolve=False), wanted="???")
     if missing:
         raise UserError(f"{missing[0]}: is needed and has no default; set {missing[0]}=...")
     container = OmegaConf.to_container(config, resolve=True)
@@ -106,18 +108,19 @@ def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
         except (HydraException, OmegaConfBaseException):
             continue
         tail = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-        return nearest(key, known) or ("; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?" if tail else "")
+        groups_too = [*known, *sorted(groups)]
+        return nearest(key, groups_too) or ("; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?" if tail else "")
     return ""
 
 
-def dotted(value: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys of nested mappings, without ``_target_``."""
+def dotted(value: Any, prefix: str = "", wanted: str | None = None) -> list[str]:
+    """Return the dotted keys of nested mappings, without ``_target_``; wanted: only leaves of this value."""
     if not isinstance(value, dict):
-        return [prefix]
-    keys = [prefix] if prefix else []
+        return [prefix] if wanted in (None, value) else []
+    keys = [prefix] if prefix and wanted is None else []
     for name, child in value.items():
         if not str(name).startswith("_"):
-            keys += dotted(child, f"{prefix}.{name}" if prefix else str(name))
+            keys += dotted(child, f"{prefix}.{name}" if prefix else str(name), wanted)
     return keys
 
 

@@ -51,7 +51,7 @@ def refused(done, *words: str) -> None:
 )
 def test_bad_setting(command, overrides: list[str], words: list[str], tmp_path: Path, tiny_run) -> None:
     # Settings whose check needs the LM's room at all are checked with the tiny model.
-    tiny = ["lm=tiny"] if not any(o.startswith(("lm=", "data=")) for o in overrides) else []
+    tiny = ["lm=tiny"] if not any(o.startswith(("lm=", "data=", "resume=")) for o in overrides) else []
     refused(command("train", *tiny, *overrides), *words)
     assert not list(tmp_path.glob("outputs/runs/*"))
 

@@ -103,7 +103,8 @@ class StreamSource:
         size = self.harvester.micro_batch
         position, found, barren = state.position, state.remaining, 0
         wanted = self.buffer.wanted(state)
-        logger.debug("refilling the buffer: %d rows left, %d wanted", found, wanted)
+        level = logging.DEBUG if state.handed else logging.INFO
+        logger.log(level, "filling the activation buffer: %d rows of %d", found, wanted)
         while True:
             numbers = self.order.take(np.arange(position, position + size))
             rows = self.harvester.rows(numbers, self._check_stop)

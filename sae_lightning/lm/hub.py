@@ -28,15 +28,31 @@ def load_pretrained(
     the commit. Attention is eager: the hooks need it, and it is exact whoever else loads the weights.
     """
     quiet_libraries()
+    folder, commit = model_folder(name, revision)
+    return *_from_folder(folder, name, dtype, device), folder, commit
+
+
+def model_folder(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """Return (folder, commit) of a local folder or a hub name, fetching what the cache lacks."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         _check_folder(folder)
-        commit = revision
-    elif folder.is_absolute() or name.startswith((".", "~")) or folder.exists():
+        return folder, revision
+    if folder.is_absolute() or name.startswith((".", "~")) or folder.exists():
         raise UserError(f"lm.name={name!r}: there is no such folder; give a folder with config.json, {EMBEDDED_HINT}")
-    else:
-        folder, commit = _snapshot(name, revision)
-    return *_from_folder(folder, name, dtype, device), folder, commit
+    return _snapshot(name, revision)
+
+
+def read_tokenizer(folder: Path, name: str) -> "PreTrainedTokenizerBase":
+    """Return the tokenizer in a model's folder."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # any library's complaint about the user's files
+        raise UserError(
+            f"lm.name={name!r}: its tokenizer can't be loaded ({error}); add the tokenizer's files"
+        ) from error
 
 
 def _check_folder(folder: Path) -> None:
@@ -50,14 +66,9 @@ def _check_folder(folder: Path) -> None:
 def _from_folder(
     folder: Path, name: str, dtype: torch.dtype, device: str
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # any library's complaint about the user's files
-        raise UserError(
-            f"lm.name={name!r}: its tokenizer can't be loaded ({error}); add the tokenizer's files"
-        ) from error
+    tokenizer = read_tokenizer(folder, name)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", local_files_only=True

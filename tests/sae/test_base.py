@@ -2,11 +2,11 @@ import inspect
 
 import pytest
 import torch
-from naive_sae import ARCHITECTURES, build, naive_forward, parameters_of
 from pydantic import ConfigDict, ValidationError, create_model
 
 from sae_lightning.core import UserError
 from sae_lightning.sae import SparseAutoencoder, sae_class
+from tests.sae.naive_sae import ARCHITECTURES, build, naive_forward, parameters_of
 
 CASES = [
     *[(name, {}) for name in ARCHITECTURES],

@@ -2,9 +2,9 @@ import io
 
 import pytest
 import torch
-from naive_sae import build
 
 from sae_lightning.core import UserError
+from tests.sae.naive_sae import build
 
 
 def batches(count=4, n=50, d=12, seed=3):

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from naive_sae import ARCHITECTURES, build
 
 from sae_lightning.activations.normalise import Normaliser
 from sae_lightning.core import UserError
 from sae_lightning.sae import fold
+from tests.sae.naive_sae import ARCHITECTURES, build
 
 # Layer norm centres each row itself and takes no centring.
 NORMALISATIONS = [

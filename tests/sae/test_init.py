@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from naive_sae import ARCHITECTURES, OPTIONS
 
 from sae_lightning.core import UserError
 from sae_lightning.sae import geometric_median, initialise, sae_class
+from tests.sae.naive_sae import ARCHITECTURES, OPTIONS
 
 
 def sample(n=300, d=12, seed=0):

@@ -2,12 +2,12 @@ import json
 
 import pytest
 import torch
-from naive_sae import ARCHITECTURES, build
 from safetensors.torch import load_file, save_file
 
 from sae_lightning.activations.normalise import Normaliser
 from sae_lightning.core import UserError, file_sha256
 from sae_lightning.sae import fold, load_sae, save_sae
+from tests.sae.naive_sae import ARCHITECTURES, build
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -1,7 +1,7 @@
 import torch
-from naive_sae import build
 
 from sae_lightning.sae import JumpReLUSAE
+from tests.sae.naive_sae import build
 
 
 def case(bandwidth=0.5):

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from naive_sae import build
 
 from sae_lightning.sae import MatryoshkaSAE
+from tests.sae.naive_sae import build
 
 
 def test_default_groups():

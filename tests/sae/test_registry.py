@@ -1,9 +1,9 @@
 import pytest
-from naive_sae import ARCHITECTURES
 
 from sae_lightning.core import UserError
 from sae_lightning.sae import StandardSAE, architecture_names, sae_class
 from sae_lightning.sae.base import SparseAutoencoder
+from tests.sae.naive_sae import ARCHITECTURES
 
 
 def test_all_architectures_are_found_each_in_its_own_file():

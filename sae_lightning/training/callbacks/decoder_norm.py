@@ -15,7 +15,8 @@ class DecoderNorm(LaneCallback):
     would then start from rows that were never normalised. Only for lanes with ``sae.unit_norm_decoder``.
     """
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Not on_fit_start: there a resumed run still counts 0 steps, and rows normalised twice differ in their last bit.
         assert isinstance(pl_module, SAEModule)
         if trainer.global_step == 0:
             self._renormalise(pl_module)
