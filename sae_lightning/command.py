@@ -109,7 +109,9 @@ def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
             continue
         tail = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
         groups_too = [*known, *sorted(groups)]
-        return nearest(key, groups_too) or ("; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?" if tail else "")
+        return nearest(key, groups_too) or (
+            "; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?" if tail else ""
+        )
     return ""
 
 

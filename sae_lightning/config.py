@@ -164,7 +164,9 @@ class RunConfig(Section):
         if self.data.kind == "activations" and self.lm is not None:
             raise ValueError("data=activations: stored activations need no language model; add lm=none")
         if self.data.kind != "activations" and self.lm is None:
-            raise ValueError("lm=none: there is nothing to turn text into activations; use data=activations or choose lm=")
+            raise ValueError(
+                "lm=none: there is nothing to turn text into activations; use data=activations or choose lm="
+            )
         if self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
             raise ValueError(
                 f"data.buffer_tokens={self.data.buffer_tokens}: the part that is handed out between refills, "
@@ -223,7 +225,19 @@ def one_line(error: ValidationError, prefix: str = "") -> str:
 
 def _readable(location: tuple[int | str, ...]) -> list[str]:
     """Drop pydantic's names of union branches ('int', 'literal[...]') from an error's location."""
-    noise = ("int", "float", "bool", "str", "function-", "literal[", "constrained-", "list[", "tuple[", "dict[", "Schedule")
+    noise = (
+        "int",
+        "float",
+        "bool",
+        "str",
+        "function-",
+        "literal[",
+        "constrained-",
+        "list[",
+        "tuple[",
+        "dict[",
+        "Schedule",
+    )
     return [str(p) for p in location if not (isinstance(p, str) and p.startswith(noise))]
 
 
@@ -258,7 +272,9 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], wh
         fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
     for name in arguments:
         if name not in fields:
-            raise UserError(f"{where}.{name}: unknown key of {getattr(target, '__name__', target)}{nearest(name, fields)}")
+            raise UserError(
+                f"{where}.{name}: unknown key of {getattr(target, '__name__', target)}{nearest(name, fields)}"
+            )
     for name, value in arguments.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{where}.{name}={value}: must be a finite number")

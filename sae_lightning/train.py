@@ -24,7 +24,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
     from sae_lightning.build import build_run, save_config
     from sae_lightning.reports import describe_environment, preflight_text, show_summary
     from sae_lightning.training import last_good
-    from sae_lightning.training.callbacks import Export, StopSignal
+    from sae_lightning.training.callbacks import Export, StopSignal, find
 
     checkpoint = last_good(run_dir) if resume else None
     with command.run_folder(run_dir, keep=resume):
@@ -39,9 +39,10 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
         run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint, weights_only=True)
     except StopRequested as stop:
         logger.warning("stopped (%s); continue with: python -m sae_lightning.train resume=%s", stop, run_dir)
-        received = next(c.received for c in run.trainer.callbacks if isinstance(c, StopSignal))
-        raise SystemExit(128 + (received or signal.SIGINT)) from None
-    export = next(c for c in run.trainer.callbacks if isinstance(c, Export))
+        stopped = find(run.trainer, StopSignal)
+        raise SystemExit(128 + ((stopped and stopped.received) or signal.SIGINT)) from None
+    export = find(run.trainer, Export)
+    assert export is not None
     files = {"run folder": run_dir, "export": run_dir / "export", "metrics": run_dir / "metrics.json"}
     show_summary(next(iter(export.metrics.values())), files)
     return run_dir

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_lightning.core import UserError, nearest
-from sae_lightning.tokens.progress import progress
+from sae_lightning.core.progress import progress
 
 # bfloat16 has no numpy type: its bits travel as int16.
 _SAFETENSORS_TYPES = {"F16": "<f2", "BF16": "<i2", "F32": "<f4", "F64": "<f8"}

@@ -13,7 +13,7 @@ from sae_lightning.activations.harvest import Check, Harvester
 from sae_lightning.activations.mask import MaskPolicy, real_tokens, row_norms
 from sae_lightning.activations.normalise import gamma
 from sae_lightning.core import Permutation, UserError, derive_seed
-from sae_lightning.tokens.progress import progress
+from sae_lightning.core.progress import progress
 
 
 @dataclass(frozen=True)

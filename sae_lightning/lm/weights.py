@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_lightning.core import file_sha256, write_json
-from sae_lightning.tokens.locks import file_lock
+from sae_lightning.core.locks import file_lock
 from sae_lightning.tokens.wheels import cache_dir
 
 logger = logging.getLogger(__name__)

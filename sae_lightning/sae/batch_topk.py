@@ -42,7 +42,7 @@ class BatchTopKSAE(SelectiveAutoencoder):
         d_out: PositiveInt | None = None,
         *,
         k: PositiveInt = 32,
-        threshold_rate: Annotated[float, Gt(0), Le(1)] = 0.01,
+        threshold_rate: Annotated[float, Gt(0), Le(1)] = 0.05,
         k_start: PositiveInt | None = None,
         k_anneal: Annotated[float, Ge(0), Le(1)] = 0.0,
         rescale_acts_by_decoder_norm: bool = False,

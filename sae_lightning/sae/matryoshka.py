@@ -36,7 +36,7 @@ class MatryoshkaSAE(BatchTopKSAE):
         *,
         k: PositiveInt = 32,
         groups: Annotated[tuple[Annotated[float, Gt(0), Le(1)], ...], MinLen(1)] = (1 / 32, 1 / 16, 1 / 8, 1 / 4),
-        threshold_rate: Annotated[float, Gt(0), Le(1)] = 0.01,
+        threshold_rate: Annotated[float, Gt(0), Le(1)] = 0.05,
         k_start: PositiveInt | None = None,
         k_anneal: Annotated[float, Ge(0), Le(1)] = 0.0,
         rescale_acts_by_decoder_norm: bool = False,

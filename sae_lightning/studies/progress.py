@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from sae_lightning.tokens.progress import progress
+from sae_lightning.core.progress import progress
 
 T = TypeVar("T")
 

@@ -3,11 +3,11 @@
 Every token knows its text and its place in it, and nothing here reads a corpus into memory as a whole.
 """
 
+from sae_lightning.core.locks import file_lock
 from sae_lightning.tokens.cache import tokenized_store
 from sae_lightning.tokens.corpus import Document, ListSource, TextSource
 from sae_lightning.tokens.hf import HFSource
 from sae_lightning.tokens.hub import hub_offline, hub_reachable
-from sae_lightning.tokens.locks import file_lock
 from sae_lightning.tokens.manifest import Manifest
 from sae_lightning.tokens.news import NewsSource, news_articles
 from sae_lightning.tokens.order import EpochOrder

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_lightning.core import UserError, atomic_path
-from sae_lightning.tokens.progress import progress
+from sae_lightning.core.progress import progress
 
 _CHUNK = 1 << 22  # positions
 

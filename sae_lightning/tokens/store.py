@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_lightning.core import UserError
+from sae_lightning.core.locks import file_lock
 from sae_lightning.tokens.disk import disk_errors
-from sae_lightning.tokens.locks import file_lock
 from sae_lightning.tokens.manifest import Manifest, hashes_path, offsets_path
 from sae_lightning.tokens.scan import bad_id, check_ids, hash_tokens, write_hashes, write_starts
 from sae_lightning.tokens.wheels import cache_dir

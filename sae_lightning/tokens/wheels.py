@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sae_lightning.core import UserError, file_sha256
+from sae_lightning.core.locks import file_lock
+from sae_lightning.core.progress import progress
 from sae_lightning.tokens.disk import disk_errors
-from sae_lightning.tokens.locks import file_lock
-from sae_lightning.tokens.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_lightning.core import UserError
+from sae_lightning.core.locks import file_lock
+from sae_lightning.core.progress import progress
 from sae_lightning.tokens.corpus import TextSource
 from sae_lightning.tokens.disk import disk_errors
 from sae_lightning.tokens.encode import encoded
-from sae_lightning.tokens.locks import file_lock
 from sae_lightning.tokens.manifest import Manifest
 from sae_lightning.tokens.partial import PartialTokenFile, discard_partial
-from sae_lightning.tokens.progress import progress
 from sae_lightning.tokens.store import TokenStore
 from sae_lightning.tokens.tokenizer import tokenizer_hash
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae_lightning.activations import Normaliser
-from sae_lightning.core import ActivationBatch
+from sae_lightning.core import ActivationBatch, SAEOutput
 from sae_lightning.losses import Objective, StepContext
 from sae_lightning.sae import SparseAutoencoder
 
@@ -72,11 +72,12 @@ class Lane(nn.Module):
             self._observe(y, out, loss, terms)
         return loss
 
-    def _observe(self, y: Tensor, out, loss: Tensor, terms: dict[str, Tensor]) -> None:
+    def _observe(self, y: Tensor, out: SAEOutput, loss: Tensor, terms: dict[str, Tensor]) -> None:
         sse = (y - out.y_hat).float().square().sum(-1).mean()
         variance = (y - y.mean(0)).float().square().sum(-1).mean()
-        self._counts = out.features.counts()
-        l0 = self._counts.sum().float() / len(y)
+        counts = out.features.counts()
+        self._counts = counts
+        l0 = counts.sum().float() / len(y)
         values = {f"loss/{name}": value.float() for name, value in terms.items()}
         values |= {
             "loss/total": loss.detach().float(),
@@ -84,7 +85,7 @@ class Lane(nn.Module):
             "metrics/mse": sse / y.shape[-1],
             "sparsity/l0": l0,
             "sparsity/l1": out.features.l1().float().mean(),
-            "sparsity/active_per_batch": (self._counts > 0).float().mean(),
+            "sparsity/active_per_batch": (counts > 0).float().mean(),
         }
         self._last = values
         for name, value in values.items():

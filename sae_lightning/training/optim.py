@@ -40,8 +40,6 @@ def learning_rate_factor(step: int, total_steps: int, warmup: float, decay: floa
     return final + (1 - final) * min(1.0, max(0.0, left))
 
 
-def schedule(
-    optimizer: torch.optim.Optimizer, total_steps: int, warmup: float, decay: float, final: float
-) -> LambdaLR:
+def schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup: float, decay: float, final: float) -> LambdaLR:
     """Return the scheduler that applies ``learning_rate_factor`` at every step."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, warmup, decay, final))

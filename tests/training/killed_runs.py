@@ -1,9 +1,9 @@
 """Runs that are killed: a process that has imported everything and forks a child a run, so that a run costs seconds.
 
 Reads one JSON list of jobs from stdin and runs them in turn. A job: overrides, run_dir, and optionally resume,
-kill_after_checkpoint (seconds after the first whole checkpoint at which the child gets ``signal``). Prints one JSON list
-of {"status": exit code or minus signal, "seconds": ...}. The parent imports and never computes: a fork of a process
-whose torch has started its threads would hang.
+kill_after_checkpoint (seconds after the first whole checkpoint at which the child gets ``signal``). Prints one JSON
+list of {"status": exit code or minus signal, "seconds": ...}. The parent imports and never computes: a fork of a
+process whose torch has started its threads would hang.
 """
 
 import json
@@ -66,10 +66,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     import transformer_lens  # noqa: F401 - the slowest import of all, paid once
-
-    import sae_lightning.train
-    import sae_lightning.build
-    import sae_lightning.reports  # noqa: F401
 
     print(json.dumps([run(job) for job in json.load(sys.stdin)]))
 

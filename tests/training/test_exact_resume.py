@@ -61,9 +61,7 @@ def differences(a: Path, b: Path) -> list[str]:
         leaves(torch.load(sorted((run / "checkpoints").glob("step-*.ckpt"))[-1], weights_only=True)) for run in (a, b)
     ]
     ignored = ("seconds", "/loops/")  # wall time; Lightning's own count of loop restarts
-    first, second = (
-        {k: v for k, v in state.items() if not any(word in k for word in ignored)} for state in states
-    )
+    first, second = ({k: v for k, v in state.items() if not any(word in k for word in ignored)} for state in states)
     assert len(first) > 30, sorted(first)
     if first.keys() != second.keys():
         return sorted(first.keys() ^ second.keys())

@@ -1,5 +1,6 @@
 """Callbacks: what happens around a step, one policy a file. State that must survive a restart lives in the lane."""
 
+from sae_lightning.training.callbacks.base import find
 from sae_lightning.training.callbacks.checkpoint import Checkpoints
 from sae_lightning.training.callbacks.collapse_alarm import CollapseAlarm
 from sae_lightning.training.callbacks.config_log import ConfigLog
@@ -33,5 +34,6 @@ __all__ = [
     "ScalingLog",
     "StopSignal",
     "WeightNorms",
+    "find",
     "training_flops",
 ]

@@ -1,11 +1,15 @@
 """What every callback here starts from: typed access to the run's module."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 
+from sae_lightning.activations import ActivationSource
 from sae_lightning.core import ActivationBatch
+from sae_lightning.training.datamodule import ActivationDataModule
 from sae_lightning.training.module import SAEModule
+
+Kind = TypeVar("Kind", bound=L.Callback)
 
 
 class LaneCallback(L.Callback):
@@ -19,6 +23,19 @@ class LaneCallback(L.Callback):
     ) -> None:
         assert isinstance(pl_module, SAEModule), "these callbacks belong to an SAEModule"
         self.after_step(trainer, pl_module, batch)
+
+
+def find(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
+    """Return the trainer's callback of a kind, or None."""
+    callbacks: list[L.Callback] = getattr(trainer, "callbacks", [])
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
+def source_of(trainer: L.Trainer) -> ActivationSource:
+    """Return the source that the run reads."""
+    datamodule = getattr(trainer, "datamodule", None)
+    assert isinstance(datamodule, ActivationDataModule), "an SAEModule trains on an ActivationDataModule"
+    return datamodule.source
 
 
 def scalars(trainer: L.Trainer, module: SAEModule, lane: str, values: dict[str, float]) -> None:

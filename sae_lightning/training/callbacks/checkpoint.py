@@ -10,6 +10,7 @@ from annotated_types import Ge
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from sae_lightning.activations import StopRequested
+from sae_lightning.training.callbacks.base import find
 from sae_lightning.training.callbacks.evaluation import Evaluation
 from sae_lightning.training.callbacks.nan_guard import check_finite
 from sae_lightning.training.checkpoints import checksum_path, link_or_copy, step_checkpoints
@@ -89,10 +90,11 @@ class Checkpoints(LightningCheckpoint):
     def _is_best(self, trainer: L.Trainer) -> bool:
         if not self.best:
             return False
-        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(callback, Evaluation) and callback.evaluated_at == trainer.global_step:
-                fvu = min(callback.fvu.values(), default=math.inf)
-                if fvu < self.best_fvu:
-                    self.best_fvu = fvu
-                    return True
-        return False
+        evaluation = find(trainer, Evaluation)
+        if evaluation is None or evaluation.evaluated_at != trainer.global_step:
+            return False
+        fvu = min(evaluation.fvu.values(), default=math.inf)
+        if fvu >= self.best_fvu:
+            return False
+        self.best_fvu = fvu
+        return True

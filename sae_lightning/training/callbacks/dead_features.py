@@ -6,7 +6,7 @@ import lightning as L
 from annotated_types import Ge
 
 from sae_lightning.core import ActivationBatch, UserError
-from sae_lightning.training.callbacks.base import LaneCallback
+from sae_lightning.training.callbacks.base import LaneCallback, source_of
 from sae_lightning.training.module import SAEModule
 
 
@@ -37,13 +37,13 @@ class DeadFeatures(LaneCallback):
         """Return the threshold in tokens for a run of ``total_steps`` batches."""
         if self.n_batches_to_dead is not None:
             return self.n_batches_to_dead * batch_size
-        if self.after_tokens != "auto":
+        if isinstance(self.after_tokens, int):
             return self.after_tokens
         return min(10_000_000, max(batch_size, batch_size * total_steps // 10))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SAEModule)
-        batch_size = trainer.datamodule.source.batch_size  # pyright: ignore[reportAttributeAccessIssue]
+        batch_size = source_of(trainer).batch_size
         for _, lane in pl_module.each_lane():
             lane.dead_after_tokens = self.threshold(batch_size, pl_module.total_steps)
 

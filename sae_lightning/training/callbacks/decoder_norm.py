@@ -16,7 +16,7 @@ class DecoderNorm(LaneCallback):
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Not on_fit_start: there a resumed run still counts 0 steps, and rows normalised twice differ in their last bit.
+        # Not on_fit_start: there a resumed run still counts 0 steps, and rows normalised twice change in a bit.
         assert isinstance(pl_module, SAEModule)
         if trainer.global_step == 0:
             self._renormalise(pl_module)

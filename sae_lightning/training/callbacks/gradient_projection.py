@@ -15,9 +15,7 @@ class GradientProjection(L.Callback):
     undone by the renormalisation, after Adam's moments had already been bent by it. Source: Bricken et al. 2023.
     """
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         assert isinstance(pl_module, SAEModule)
         for _, lane in pl_module.each_lane():
             if lane.sae.unit_norm_decoder:

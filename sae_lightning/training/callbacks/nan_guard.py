@@ -12,7 +12,7 @@ from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
 
 
-class NonFiniteLoss(UserError):
+class NonFiniteLoss(UserError):  # noqa: N818 - says what happened
     """The loss became NaN or infinite."""
 
 

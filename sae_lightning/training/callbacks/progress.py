@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sae_lightning.core import ActivationBatch
-from sae_lightning.training.callbacks.base import LaneCallback
+from sae_lightning.training.callbacks.base import LaneCallback, find, source_of
 from sae_lightning.training.callbacks.evaluation import Evaluation
 from sae_lightning.training.module import SAEModule
 
@@ -43,7 +43,7 @@ class LiveProgress(LaneCallback):
         console = Console(file=sys.stderr)
         if not console.is_terminal:
             return
-        total = pl_module.total_steps * trainer.datamodule.source.batch_size  # pyright: ignore[reportAttributeAccessIssue]
+        total = pl_module.total_steps * source_of(trainer).batch_size
         self._bar = Progress(
             TextColumn("[bold]tokens"),
             BarColumn(bar_width=24),
@@ -72,7 +72,8 @@ class LiveProgress(LaneCallback):
         fvu, l0 = lane.last_fvu_l0()
         dead = float(lane.dead().float().mean())
         loss = float(lane.last_loss())
-        heldout = next((c.fvu for c in trainer.callbacks if isinstance(c, Evaluation) and c.fvu), {})  # pyright: ignore[reportAttributeAccessIssue]
+        evaluation = find(trainer, Evaluation)
+        heldout = evaluation.fvu if evaluation is not None else {}
         figures = f"{speed:,.0f} tokens/s  loss {loss:.4g}  fvu {fvu:.4f}  l0 {l0:.1f}  dead {dead:.1%}"
         if heldout:
             figures += f"  held-out fvu {next(iter(heldout.values())):.4f}"

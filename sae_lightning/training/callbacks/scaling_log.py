@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from sae_lightning.core import write_json
 from sae_lightning.core.files import atomic_path
+from sae_lightning.training.callbacks.base import find
 from sae_lightning.training.callbacks.export import Export
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
@@ -57,14 +58,17 @@ class ScalingLog(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SAEModule)
-        export = next(c for c in trainer.callbacks if isinstance(c, Export))  # pyright: ignore[reportAttributeAccessIssue]
+        export = find(trainer, Export)
+        assert export is not None, "ScalingLog needs the Export callback before it"
         seconds = self._before
         lines = []
         for name, lane in pl_module.each_lane():
             metrics = export.metrics[name]
             summary = self.summary(lane, metrics, seconds)
             single = len(pl_module.lanes) == 1
-            write_json(self.run_dir / "metrics.json" if single else self.run_dir / "lanes" / name / "metrics.json", summary)
+            write_json(
+                self.run_dir / "metrics.json" if single else self.run_dir / "lanes" / name / "metrics.json", summary
+            )
             lines.append(json.dumps(self.full_record(name, lane, metrics, seconds), allow_nan=False))
             self._log_hparams(trainer, metrics)
         with atomic_path(self.run_dir / "records.jsonl") as temporary:
@@ -81,9 +85,7 @@ class ScalingLog(L.Callback):
             "seed": self.seed,
         }
 
-    def full_record(
-        self, name: str, lane: Lane, metrics: dict[str, float | None], seconds: float
-    ) -> dict[str, Any]:
+    def full_record(self, name: str, lane: Lane, metrics: dict[str, float | None], seconds: float) -> dict[str, Any]:
         """Return the scaling record of a lane."""
         sae, tokens = lane.sae, int(lane.tokens_seen)
         d_out = sae.W_dec.shape[1]

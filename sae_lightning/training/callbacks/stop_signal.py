@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from sae_lightning.activations import StopRequested
+from sae_lightning.training.callbacks.base import source_of
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class StopSignal(LightningCheckpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        self._source = trainer.datamodule.source  # pyright: ignore[reportAttributeAccessIssue]
+        self._source = source_of(trainer)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._handle)
 
