@@ -8,12 +8,15 @@ that a new architecture or loss brings its own rules and this file stays as it i
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
+import yaml
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model, model_validator
 
 from sae_lightning.core.errors import UserError, nearest
+from sae_lightning.core.files import atomic_path
 
 
 def _whole(value: Any) -> Any:
@@ -247,6 +250,25 @@ def validate(raw: Mapping[str, Any], model: type[Config] = RunConfig) -> Config:
         return model.model_validate(raw)
     except ValidationError as error:
         raise UserError(one_line(error)) from None
+
+
+def load_config(run_dir: Path) -> RunConfig:
+    """Read and validate the config of an existing run."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"resume={run_dir}: is no run folder (it has no config.yaml); give the folder of a run")
+    try:
+        return validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is no readable YAML ({error}); restore it or start the run anew") from None
+
+
+def save_config(config: RunConfig, run_dir: Path) -> str:
+    """Write config.yaml (resolved) and return its text."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    with atomic_path(run_dir / "config.yaml") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return text
 
 
 def _takes_number(annotation: Any) -> Any:

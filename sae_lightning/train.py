@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sae_lightning import command
-from sae_lightning.config import RunConfig, validate
+from sae_lightning.config import RunConfig, load_config, save_config, validate
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import write_json
 
@@ -21,7 +21,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
     """Train the run of a config in its folder (from its last good checkpoint with ``resume``); return the folder."""
     command.quiet_warnings()
     from sae_lightning.activations import StopRequested
-    from sae_lightning.build import build_run, save_config
+    from sae_lightning.build import build_run
     from sae_lightning.reports import describe_environment, preflight_text, show_summary
     from sae_lightning.training import last_good
     from sae_lightning.training.callbacks import Export, StopSignal, find
@@ -58,8 +58,6 @@ def task(composed: DictConfig) -> None:
         extra = [key for key in given if key not in _ALLOWED_WITH_RESUME]
         if extra:
             raise UserError(f"resume={raw['resume']}: a run goes on with its own config; leave out {', '.join(extra)}")
-        from sae_lightning.build import load_config
-
         config = load_config(run_dir).model_copy(update={"progress": raw["progress"]})
         if (run_dir / "metrics.json").is_file():
             raise UserError(f"resume={raw['resume']}: this run is complete (it has metrics.json); start a new one")

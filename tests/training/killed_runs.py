@@ -20,8 +20,7 @@ def child(job: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     from sae_lightning import command
-    from sae_lightning.build import load_config
-    from sae_lightning.config import validate
+    from sae_lightning.config import load_config, validate
     from sae_lightning.train import train
 
     run_dir = Path(job["run_dir"])
