@@ -57,6 +57,9 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, config_name, sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        raise SystemExit(130) from None
 
 
 def fail(message: str) -> NoReturn:

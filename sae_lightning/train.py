@@ -20,6 +20,10 @@ _ALLOWED_WITH_RESUME = ("resume", "progress")
 def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
     """Train the run of a config in its folder (from its last good checkpoint with ``resume``); return the folder."""
     command.quiet_warnings()
+    import torch
+
+    # Before torch has started its threads: they inherit it. See SAEModule.on_fit_start.
+    torch.set_flush_denormal(True)
     from sae_lightning.activations import StopRequested
     from sae_lightning.build import build_run
     from sae_lightning.reports import describe_environment, preflight_text, show_summary

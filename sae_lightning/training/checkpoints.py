@@ -89,6 +89,8 @@ def step_checkpoints(folder: Path) -> list[Path]:
 def last_good(run_dir: Path) -> Path:
     """Return the newest whole checkpoint of a run; name each damaged one that is passed over."""
     folder = run_dir / "checkpoints"
+    for leftover in folder.glob(".*.tmp"):
+        leftover.unlink(missing_ok=True)  # a write that a crash cut short
     candidates = step_checkpoints(folder)
     orphans = {p.with_suffix("") for p in folder.glob("step-*.ckpt.sha256")} - set(candidates)
     for orphan in sorted(orphans):

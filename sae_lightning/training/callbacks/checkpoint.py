@@ -68,7 +68,7 @@ class Checkpoints(LightningCheckpoint):
             link_or_copy(checksum_path(self.path(step)), checksum_path(self.folder / "best.ckpt"))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, StopRequested) and isinstance(pl_module, SAEModule) and trainer.global_step:
+        if isinstance(exception, StopRequested) and isinstance(pl_module, SAEModule):
             self.save(trainer, pl_module)
 
     def save(self, trainer: L.Trainer, module: SAEModule) -> None:

@@ -12,19 +12,11 @@ class DecoderNorm(LaneCallback):
     """``d_i <- d_i / ||d_i||`` after the optimiser's step and before anything is counted or saved.
 
     A callback and not the module's own hook: Lightning runs that one after checkpoints are written, and a resumed run
-    would then start from rows that were never normalised. Only for lanes with ``sae.unit_norm_decoder``.
+    would then start from rows that were never normalised. Only for lanes with ``sae.unit_norm_decoder``; those start
+    at unit norm (``sae.initialise``), and a resumed run must not normalise again: rows done twice change in a bit.
     """
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Not on_fit_start: there a resumed run still counts 0 steps, and rows normalised twice change in a bit.
-        assert isinstance(pl_module, SAEModule)
-        if trainer.global_step == 0:
-            self._renormalise(pl_module)
-
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        self._renormalise(module)
-
-    def _renormalise(self, module: SAEModule) -> None:
         for _, lane in module.each_lane():
             if lane.sae.unit_norm_decoder:
                 renormalise(lane.sae.W_dec)
