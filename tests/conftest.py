@@ -13,8 +13,8 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Two threads everywhere: the sums of a product depend on how it is split, and CI has two cores.
-torch.set_num_threads(2)
+# One thread: tensors here are small, and threads of a busy machine would wait for each other at every product.
+torch.set_num_threads(1)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -62,7 +62,7 @@ class Lane(nn.Module):
     def step(self, batch: ActivationBatch, progress: float) -> Float[Tensor, ""]:
         """Return the loss of a batch of raw activations at ``progress`` in [0, 1]; remember what the step showed."""
         x = self.normaliser.apply(batch.x)
-        y = x if batch.y is batch.x else self.normaliser.apply_output(batch.y)
+        y = x if batch.y is batch.x else self.normaliser.apply_output(batch.y, batch.x)
         batch = ActivationBatch(x=x, y=y, token_index=batch.token_index)
         self.sae.set_progress(progress)
         out = self.sae(x)

@@ -14,7 +14,7 @@ from sae_lightning.training.optim import schedule
 
 @dataclass(frozen=True)
 class OptimSettings:
-    """Adam and the course of its rate: ``warmup`` and ``decay`` are shares of all steps; ``clip`` per lane."""
+    """Adam and the course of its rate: ``warmup`` and ``decay`` are shares of all steps. Each lane has its own."""
 
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -69,7 +69,6 @@ class SAEModule(L.LightningModule):
             )
 
     def configure_optimizers(self) -> Any:
-        first = next(iter(self.settings.values()))
         groups = [
             {
                 "params": list(lane.sae.parameters()),
@@ -80,7 +79,8 @@ class SAEModule(L.LightningModule):
             for name, lane in self.each_lane()
         ]
         optimizer = torch.optim.Adam(groups, fused=True)
-        scheduler = schedule(optimizer, self.total_steps, first.warmup, first.decay, first.final)
+        own = [self.settings[name] for name, _ in self.each_lane()]
+        scheduler = schedule(optimizer, self.total_steps, [(s.warmup, s.decay, s.final) for s in own])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

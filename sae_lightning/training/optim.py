@@ -1,6 +1,7 @@
 """Learning rates: the automatic one, and its course over training."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -40,6 +41,12 @@ def learning_rate_factor(step: int, total_steps: int, warmup: float, decay: floa
     return final + (1 - final) * min(1.0, max(0.0, left))
 
 
-def schedule(optimizer: torch.optim.Optimizer, total_steps: int, warmup: float, decay: float, final: float) -> LambdaLR:
-    """Return the scheduler that applies ``learning_rate_factor`` at every step."""
-    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, warmup, decay, final))
+def schedule(
+    optimizer: torch.optim.Optimizer, total_steps: int, courses: Sequence[tuple[float, float, float]]
+) -> LambdaLR:
+    """Return the scheduler that gives each parameter group its own course (warmup, decay, final) at every step."""
+
+    def factor(course: tuple[float, float, float]) -> Callable[[int], float]:
+        return lambda step: learning_rate_factor(step, total_steps, *course)
+
+    return LambdaLR(optimizer, [factor(course) for course in courses])

@@ -94,7 +94,7 @@ class Checkpoints(LightningCheckpoint):
         if evaluation is None or evaluation.evaluated_at != trainer.global_step:
             return False
         fvu = min(evaluation.fvu.values(), default=math.inf)
-        if fvu >= self.best_fvu:
+        if not fvu < self.best_fvu:  # NaN is never best
             return False
         self.best_fvu = fvu
         return True

@@ -9,6 +9,7 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sae_lightning.activations import StreamSource
 from sae_lightning.core import ActivationBatch
 from sae_lightning.training.callbacks.base import LaneCallback, find, source_of
 from sae_lightning.training.callbacks.evaluation import Evaluation
@@ -55,9 +56,17 @@ class LiveProgress(LaneCallback):
             console=console,
             refresh_per_second=4,
         )
-        figures = "filling the buffer from the language model"
+        figures = "starting"
         self._task = self._bar.add_task("train", total=total, completed=self._first_tokens, figures=figures)
         self._bar.start()
+        source = source_of(trainer)
+        if isinstance(source, StreamSource):
+            source.on_fill = self._filling
+
+    def _filling(self, rows: int, wanted: int) -> None:
+        """Show that the language model is at work: a refill can take longer than many steps."""
+        if self._bar is not None:
+            self._bar.update(self._task, figures=f"reading the language model: {rows:,} of {wanted:,} rows")
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
         now = time.perf_counter()
