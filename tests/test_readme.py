@@ -1,0 +1,61 @@
+"""The README's Python runs, and its command lines compose."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sae_lightning import command
+from sae_lightning.config import validate
+from tests.conftest import ROOT, planted
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
+    for line in block.splitlines()
+    if "-m sae_lightning." in line
+]
+
+
+def test_training_from_plain_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("activations.npy", planted(4096, d=32, n_true=64)[0])
+    block = next(b for b in BLOCKS if "SAEModule" in b)
+    exec(compile(block, "README.md", "exec"), {})
+    from sae_lightning import load_sae
+
+    assert load_sae("my_sae").name == "topk"
+
+
+@pytest.mark.lm
+def test_reading_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+
+    from sae_lightning.sae import BatchTopKSAE, initialise, save_sae
+
+    sae = BatchTopKSAE(576, 64, k=4)
+    initialise(sae, torch.randn(64, 576, generator=torch.Generator().manual_seed(0)))
+    save_sae(tmp_path / "outputs/runs/RUN/export", sae.eval(), {})
+    monkeypatch.chdir(tmp_path)
+    exec(compile(next(b for b in BLOCKS if "FrozenLM" in b), "README.md", "exec"), {})
+    assert "64" in capsys.readouterr().out
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) > 15
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if "--help" not in c and "resume=" not in c])
+def test_command_lines_compose(line: str) -> None:
+    words = shlex.split(line)
+    entry = words[2].removeprefix("sae_lightning.")
+    overrides = [w for w in words[3:] if w != "--multirun"]
+    if "--multirun" in words:
+        overrides = [o.split(",")[0] for o in overrides]
+    raw = command.plain(command.compose(entry, overrides))
+    if entry == "train":
+        validate(raw)
