@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,7 +59,7 @@ class MaskPolicy:
             raise ValueError("the mask's median norm is not known yet: fit it first (MaskPolicy.fit, calibrate)")
         return keep & (row_norms(x) <= self.norm_multiple * self.median_norm)
 
-    def fit(self, norms: Float[Tensor, "n"]) -> Self:
+    def fit(self, norms: Float[Tensor, "n"]) -> "MaskPolicy":
         """Return this policy with the median of ``norms``, those of tokens that pass ``candidates``."""
         if not norms.numel():
             raise UserError("mask: leaves no token of the sample; loosen mask.special_ids or mask.first_position")
@@ -74,7 +74,7 @@ class MaskPolicy:
         return {**asdict(self), "special_ids": list(self.special_ids)}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Self:
+    def from_dict(cls, value: dict[str, Any]) -> "MaskPolicy":
         """Read ``to_dict``'s form; UserError for keys it does not know."""
         known = cls.__dataclass_fields__
         for key in value:

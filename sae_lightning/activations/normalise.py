@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -62,7 +62,7 @@ class Normaliser(nn.Module):
         y: Float[Tensor, "n d_out"] | None = None,
         widths: Sequence[int] | None = None,
         widths_out: Sequence[int] | None = None,
-    ) -> Self:
+    ) -> "Normaliser":
         """Fit on a sample of raw rows; all sums in float64.
 
         centre="auto": on when gamma = ||mean(x)|| / sqrt(mean ||x - mean(x)||^2) > 0.5 (decided on the input).
@@ -121,7 +121,7 @@ class Normaliser(nn.Module):
     def forward(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
         return self.apply(x)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Any, recurse: bool = True) -> "Normaliser":
         # `nn.Module.to/half/bfloat16` pass through here: take the device from them, never the dtype.
         for name, buffer in self._buffers.items():
             assert buffer is not None

@@ -5,13 +5,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 logger = logging.getLogger(__name__)
 
 _LOG_EVERY_SECONDS = 10.0
 
 
+@runtime_checkable
 class Advance(Protocol):
     """Say that ``amount`` more is done; ``note`` replaces the text after the bar."""
 

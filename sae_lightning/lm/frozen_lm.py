@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -97,7 +97,7 @@ class FrozenLM:
         revision: str | None = None,
         seed: int = 0,
         **tiny: int,
-    ) -> Self:
+    ) -> "FrozenLM":
         """Return the embedded SmolLM2 (``smollm2``), a random one for tests (``tiny``), a local folder or a hub model.
 
         seed and the keywords d_model, n_layers, n_heads, n_ctx concern ``tiny`` only. A hub model that is cached is

@@ -12,7 +12,7 @@ from sae_lightning.losses.term import LossTerm
 from sae_lightning.sae import SparseAutoencoder
 from sae_lightning.sae.jumprelu import JumpReLUSAE
 
-DEFAULT_COEFFICIENT = Schedule(1.0, "warmup", 0.05)
+DEFAULT_COEFFICIENT = Schedule(1.0, "warmup", 0.3)
 
 
 class L0(LossTerm):

@@ -4,7 +4,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -162,7 +162,7 @@ class SparseAutoencoder(nn.Module, ABC):
         # Outside autocast's reach only the sum with the bias: bfloat16 would round it at the size of b_dec.
         return (values.to(self.W_dec.dtype) @ self.W_dec).to(self.b_dec.dtype) + self.b_dec
 
-    def _undo(self, y_hat: Float[Tensor, "n d_out"], features: Features) -> Float[Tensor, "n d_out"]:
+    def _undo(self, y_hat: Float[Tensor, "*prefix n d_out"], features: Features) -> Float[Tensor, "*prefix n d_out"]:
         if features.input_std is None or features.input_mean is None:
             return y_hat
         return y_hat * features.input_std + features.input_mean
@@ -263,7 +263,7 @@ class SparseAutoencoder(nn.Module, ABC):
     def _scale_thresholds_(self, factor: Tensor) -> None:
         """Multiply what features are compared with."""
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseAutoencoder":
         held = {name: getattr(self, name).detach() for name in self.keep_dtype}
         super()._apply(fn, recurse)
         for name, before in held.items():

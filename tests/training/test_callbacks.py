@@ -104,7 +104,13 @@ def test_a_free_decoder_is_left_alone(sae: Any, tmp_path: Path) -> None:
     grads: list[Tensor] = []
     look = Probe(before=lambda sae: grads.append(sae.W_dec.grad.clone()))
     run = prepare(
-        sae, ROWS, tmp_path, steps=3, lr=1e-2, batch_size=64, callbacks=[look, GradientProjection(), look, DecoderNorm()]
+        sae,
+        ROWS,
+        tmp_path,
+        steps=3,
+        lr=1e-2,
+        batch_size=64,
+        callbacks=[look, GradientProjection(), look, DecoderNorm()],
     ).fit()
     assert all(torch.equal(a, b) for a, b in zip(grads[::2], grads[1::2], strict=True))
     assert (run.lane.sae.W_dec.norm(dim=1) - 1).abs().max() > 1e-3
@@ -267,7 +273,9 @@ def test_a_second_signal_goes_to_whoever_was_there_before(tmp_path: Path, handle
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
 
-    run = prepare(topk(), ROWS, tmp_path, steps=9, lr=1e-3, batch_size=64, callbacks=[Probe(after=send_twice), StopSignal()])
+    run = prepare(
+        topk(), ROWS, tmp_path, steps=9, lr=1e-3, batch_size=64, callbacks=[Probe(after=send_twice), StopSignal()]
+    )
     with pytest.raises(StopRequested):
         run.fit()
     assert handlers == [signal.SIGINT]

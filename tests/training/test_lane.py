@@ -30,7 +30,9 @@ def identity_lane(*, l0_window: int = 3, **terms: LossTerm) -> Lane:
     with torch.no_grad():
         sae.W_enc.copy_(torch.eye(D))
         sae.W_dec.copy_(torch.eye(D) * 0.5)
-    return Lane(sae, Objective(terms or {"reconstruction": Reconstruction()}), Normaliser("none", False, D), l0_window=l0_window)
+    return Lane(
+        sae, Objective(terms or {"reconstruction": Reconstruction()}), Normaliser("none", False, D), l0_window=l0_window
+    )
 
 
 def batch(rows: Sequence[Sequence[float]] | Tensor) -> ActivationBatch:

@@ -65,7 +65,10 @@ def test_every_scalar_is_there_at_its_steps(done) -> None:
         assert list(scalar(done, tag)) == [10, 20, 23], tag
     assert list(scalar(done, "sparsity/dense_share")) == [8, 16, 23]
     assert list(scalar(done, "heldout/fvu")) == [10, 20, 23]
-    assert all(tag.split("/")[0] in {"loss", "metrics", "sparsity", "weights", "throughput", "heldout", "final"} for tag in tags)
+    assert all(
+        tag.split("/")[0] in {"loss", "metrics", "sparsity", "weights", "throughput", "heldout", "final"}
+        for tag in tags
+    )
     assert all(np.isfinite(value) for tag in tags for value in scalar(done, tag).values())
 
 
