@@ -89,16 +89,24 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
     """Turn an error of hydra or omegaconf into one line that names the value, the rule and the remedy."""
     text = str(error)
     if found := re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text):
-        groups = sorted(p.name for p in conf_dir().iterdir() if p.is_dir())
+        groups = groups_of(config_name)  # hydra says this of a group that another command has
         return f"{found[1]}: unknown group{nearest(found[1], groups) or '; the groups are ' + ', '.join(groups)}"
     if found := re.search(r"Could not override '([^']+)'", text):
-        return f"{found[1]}: unknown key{nearest_key(found[1], config_name, arguments)}"
+        hint = nearest_key(found[1], config_name, arguments) or "; see --help for the keys"
+        return f"{found[1]}: unknown key{hint}"
     if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
         options = sorted(p.stem for p in (conf_dir() / found[1]).glob("*.yaml"))
         return f"{found[1]}={found[2]}: unknown choice; {found[1]} is one of {', '.join(options)}"
     if found := re.search(r"full_key: (\S+)", text):
         return f"{found[1]}: {text.splitlines()[0]}; see --cfg job for the config"
     return text + "; see --help for the keys"
+
+
+def groups_of(config_name: str) -> list[str]:
+    """Return the groups that a command can choose from."""
+    entries = OmegaConf.load(conf_dir() / f"{config_name}.yaml")["defaults"]
+    names = [str(name) for entry in entries if not isinstance(entry, str) for name in entry]
+    return [name for name in names if not name.startswith("override ")]
 
 
 def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
@@ -111,10 +119,9 @@ def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
         except (HydraException, OmegaConfBaseException):
             continue
         tail = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
-        groups_too = [*known, *sorted(groups)]
-        return nearest(key, groups_too) or (
-            "; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?" if tail else ""
-        )
+        if tail:
+            return "; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?"
+        return nearest(key, dict.fromkeys([*known, *sorted(groups)]))
     return ""
 
 

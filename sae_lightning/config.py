@@ -228,20 +228,9 @@ def one_line(error: ValidationError, prefix: str = "") -> str:
 
 def _readable(location: tuple[int | str, ...]) -> list[str]:
     """Drop pydantic's names of union branches ('int', 'literal[...]') from an error's location."""
-    noise = (
-        "int",
-        "float",
-        "bool",
-        "str",
-        "function-",
-        "literal[",
-        "constrained-",
-        "list[",
-        "tuple[",
-        "dict[",
-        "Schedule",
-    )
-    return [str(p) for p in location if not (isinstance(p, str) and p.startswith(noise))]
+    names = ("int", "float", "bool", "str", "Schedule")
+    forms = ("function-", "literal[", "constrained-", "list[", "tuple[", "dict[")
+    return [str(p) for p in location if not (isinstance(p, str) and (p in names or p.startswith(forms)))]
 
 
 def validate(raw: Mapping[str, Any], model: type[Config] = RunConfig) -> Config:  # pyright: ignore[reportArgumentType]
