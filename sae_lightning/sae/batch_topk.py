@@ -96,7 +96,8 @@ class BatchTopKSAE(SelectiveAutoencoder):
         """Set the threshold so that all rows together have a mean L0 of ``target_l0`` (default k); return it.
 
         Exact: halfway between the activations of rank ``round(target_l0 * rows)`` and the next. batches: inputs
-        [n, d_in] as the SAE takes them, read twice, so a one-shot iterator is first kept in memory; otherwise one batch at a time.
+        [n, d_in] as the SAE takes them, read twice, so a one-shot iterator is first kept in memory; otherwise one batch
+        at a time.
         Raises UserError for no rows and for a target outside 0..d_sae.
         """
         target = float(self.k if target_l0 is None else target_l0)
