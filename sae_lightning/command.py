@@ -104,7 +104,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
 
 def groups_of(config_name: str) -> list[str]:
     """Return the groups that a command can choose from."""
-    entries = OmegaConf.load(conf_dir() / f"{config_name}.yaml")["defaults"]
+    entries = OmegaConf.select(OmegaConf.load(conf_dir() / f"{config_name}.yaml"), "defaults")
     names = [str(name) for entry in entries if not isinstance(entry, str) for name in entry]
     return [name for name in names if not name.startswith("override ")]
 
