@@ -50,6 +50,8 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
             fail(str(error))  # before hydra adds lines of its own
         except (HydraException, OmegaConfBaseException) as error:
             fail(explain(error, config_name, sys.argv[1:]))
+        except OSError as error:
+            fail(f"{error.filename}: cannot be used ({error.strerror}); check the path, its permissions and free space")
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
@@ -57,6 +59,13 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         fail(str(error))
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, config_name, sys.argv[1:]))
+    except OSError as error:
+        fail(f"{error.filename}: cannot be used ({error.strerror}); check the path, its permissions and free space")
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        groups = [a for a in sys.argv[1:] if "=" in a and a.split("=", 1)[0] in groups_of(config_name)]
+        fail(f"{' '.join(groups)}: a group takes the name of one of its options; see --help")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
@@ -118,6 +127,8 @@ def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
             known = dotted(OmegaConf.to_container(compose(config_name, overrides), resolve=False))
         except (HydraException, OmegaConfBaseException):
             continue
+        if key in known:
+            return f" here; add it with +{key}=..."
         tail = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
         if tail:
             return "; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?"

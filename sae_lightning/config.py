@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model, model_validator
 
 from sae_lightning.core.errors import UserError, nearest
@@ -34,7 +34,7 @@ Node = dict[str, Any]
 class Section(BaseModel):
     """A part of the config: unknown keys and silently converted types are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=False, coerce_numbers_to_str=False)
+    model_config = ConfigDict(extra="forbid", strict=False, coerce_numbers_to_str=False, allow_inf_nan=False)
 
 
 class LMConfig(Section):
@@ -96,7 +96,7 @@ class OptimizerConfig(Section):
     base_lr: Positive = 2e-4
     short_run_boost: bool = True
     scale_with_d_sae: bool = True
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     eps: Positive = 1e-8
     clip: Annotated[float, Gt(0)] | None = 1.0
 
@@ -132,16 +132,16 @@ class EvaluationConfig(Section):
 class PathsConfig(Section):
     """Where things are written. ``run_dir`` null means outputs/runs/DATE_TIME_name."""
 
-    run_dir: str | None = None
-    outputs: str = "outputs"
+    run_dir: Annotated[str, MinLen(1)] | None = None
+    outputs: Annotated[str, MinLen(1)] = "outputs"
 
 
 class RunConfig(Section):
     """One training run, after composition: what config.yaml in the run folder holds."""
 
-    name: str | None = None
+    name: Annotated[str, MinLen(1)] | None = None
     tokens: Count
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, BeforeValidator(_whole), Ge(0), Le(2**32 - 1)] = 0
     resume: str | None = None
     progress: bool = True
     sae: Node
@@ -170,7 +170,13 @@ class RunConfig(Section):
             raise ValueError(
                 "lm=none: there is nothing to turn text into activations; use data=activations or choose lm="
             )
-        if self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
+        if self.data.kind != "text" and not self.data.path:
+            raise ValueError("data.path: is needed; set data.path=... to a file")
+        if self.trainer.devices != 1:
+            raise ValueError(
+                f"trainer.devices={self.trainer.devices}: a run is one process on one device; set trainer.devices=1"
+            )
+        if self.data.kind != "activations" and self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
             raise ValueError(
                 f"data.buffer_tokens={self.data.buffer_tokens}: the part that is handed out between refills, "
                 f"{int(self.data.buffer_tokens * (1 - self.data.mix))} rows, must hold at least one batch of "
@@ -247,9 +253,31 @@ def load_config(run_dir: Path) -> RunConfig:
     if not path.is_file():
         raise UserError(f"resume={run_dir}: is no run folder (it has no config.yaml); give the folder of a run")
     try:
-        return validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is no readable YAML ({error}); restore it or start the run anew") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no settings; restore it or start the run anew")
+    return validate(values)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return the config with the paths that exist made absolute: a run may be resumed from any folder."""
+
+    def absolute(value: str | None) -> str | None:
+        return str(Path(value).expanduser().resolve()) if value and Path(value).expanduser().exists() else value
+
+    data = config.data.model_copy(
+        update={
+            "path": absolute(config.data.path),
+            "heldout": absolute(config.data.heldout),
+            "source": config.data.source
+            and {k: absolute(v) if k in ("path", "name") else v for k, v in config.data.source.items()},
+        }
+    )
+    lm = config.lm and config.lm.model_copy(update={"name": absolute(config.lm.name)})
+    known = ("smollm2", "tiny")
+    return config.model_copy(update={"data": data, "lm": config.lm if config.lm and config.lm.name in known else lm})
 
 
 def save_config(config: RunConfig, run_dir: Path) -> str:

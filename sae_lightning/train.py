@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from sae_lightning import command
-from sae_lightning.config import RunConfig, load_config, save_config, validate
+from sae_lightning.config import RunConfig, load_config, save_config, validate, with_absolute_paths
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import write_json
 
@@ -30,11 +30,18 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
     from sae_lightning.training import last_good
     from sae_lightning.training.callbacks import Export, StopSignal, find
 
+    if resume and not any((run_dir / "checkpoints").glob("step-*")):
+        # Killed before its first checkpoint: the same seed from step 0 gives the same bits.
+        logger.warning("%s: no checkpoint yet, starting from step 0", run_dir)
+        resume, continued = False, True
+    else:
+        continued = resume
     checkpoint = last_good(run_dir) if resume else None
-    with command.run_folder(run_dir, keep=resume):
+    with command.run_folder(run_dir, keep=continued):
         text = save_config(config, run_dir)
         run = build_run(config, run_dir, text, resume=resume)
-        write_json(run_dir / ("environment.json" if not resume else "environment_resumed.json"), describe_environment())
+        environment = "environment_resumed.json" if continued else "environment.json"
+        write_json(run_dir / environment, describe_environment())
         for line in preflight_text(run.preflight).splitlines():
             logger.info("%s", line)
         if checkpoint is not None:
@@ -45,6 +52,8 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
         logger.warning("stopped (%s); continue with: python -m sae_lightning.train resume=%s", stop, run_dir)
         stopped = find(run.trainer, StopSignal)
         raise SystemExit(128 + ((stopped and stopped.received) or signal.SIGINT)) from None
+    if config.trainer.profiler:
+        command.say(run.trainer.profiler.summary())  # pyright: ignore[reportAttributeAccessIssue]
     export = find(run.trainer, Export)
     assert export is not None
     files = {"run folder": run_dir, "export": run_dir / "export", "metrics": run_dir / "metrics.json"}
@@ -56,7 +65,9 @@ def task(composed: DictConfig) -> None:
     """One composed config, as the command line or a sweep made it."""
     raw = command.plain(composed)
     hydra_config = HydraConfig.get()
-    if raw["resume"]:
+    if raw["resume"] is not None:
+        if not isinstance(raw["resume"], str) or not raw["resume"]:
+            raise UserError(f"resume={raw['resume']}: must be the folder of a run; give its path")
         run_dir = Path(raw["resume"]).expanduser().resolve()
         given = [o.split("=", 1)[0].lstrip("+~") for o in hydra_config.overrides.task]
         extra = [key for key in given if key not in _ALLOWED_WITH_RESUME]
@@ -68,7 +79,7 @@ def task(composed: DictConfig) -> None:
         command.set_up_logging(run_dir / "train.log")
         train(config, run_dir, resume=True)
         return
-    config = validate(raw)
+    config = with_absolute_paths(validate(raw))
     from sae_lightning.build import new_run_dir
 
     sweep = hydra_config.mode == RunMode.MULTIRUN

@@ -46,6 +46,15 @@ def refused(done, *words: str) -> None:
         (["callbacks.dead_features.after_tokens=0"], ["after_tokens"]),
         (["losses.aux_k._target_=sae_lightning.losses.Nope"], ["Nope"]),
         (["sae.k=4,8"], ["sae.k"]),
+        (["callbacks=null"], ["callbacks=null"]),
+        (["seed=5000000000"], ["seed", "5000000000"]),
+        (["trainer.accelerator=mps"], ["trainer.accelerator=mps", "auto"]),
+        (["trainer.devices=2"], ["trainer.devices=2"]),
+        (["losses.reconstruction=null"], ["losses", "reconstruct"]),
+        (["optimizer.lr=inf"], ["optimizer.lr"]),
+        (["callbacks.dead_features=null"], ["callbacks.dead_features"]),
+        (["paths.run_dir=/proc/nowhere/run"], ["/proc/nowhere"]),
+        (["+callbacks.x._target_=os.getcwd"], ["callbacks.x"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
 )
@@ -206,6 +215,21 @@ def test_corrupt_checkpoint_is_named_and_the_one_before_used(command, tiny_run, 
 def test_resume_takes_no_other_settings(command, tiny_run) -> None:
     assert command("train", *tiny_run, "tokens=640", "paths.run_dir=run").returncode == 0
     refused(command("train", "resume=run", "sae.k=3"), "sae.k")
+
+
+def test_heldout_rows_that_are_the_training_rows(command, rows_file: Path) -> None:
+    refused(command("train", *ROWS, f"data.path={rows_file}", f"data.heldout={rows_file}"), "data.heldout", "training")
+
+
+def test_a_run_without_a_checkpoint_starts_over_on_resume(command, tiny_run, tmp_path: Path) -> None:
+    assert command("train", *tiny_run, "tokens=640", "paths.run_dir=run").returncode == 0
+    reference = (tmp_path / "run/export/sae.safetensors").read_bytes()
+    for path in [*(tmp_path / "run/checkpoints").iterdir(), tmp_path / "run/metrics.json"]:
+        path.unlink()
+    done = command("train", f"resume={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert "from step 0" in done.stderr
+    assert (tmp_path / "run/export/sae.safetensors").read_bytes() == reference
 
 
 def test_tokenize_refusals(command, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Settings: every broken rule is one line that names the value, the rule and the remedy."""
 
-import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 import yaml
 from annotated_types import Ge, Le
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from sae_lightning import command
 from sae_lightning.config import (
     DataConfig,
     RunConfig,
@@ -22,6 +17,7 @@ from sae_lightning.config import (
     load_config,
     save_config,
     validate,
+    with_absolute_paths,
 )
 from sae_lightning.core import Schedule, UserError
 
@@ -72,7 +68,12 @@ def test_a_valid_config_keeps_its_values_and_fills_in_the_rest() -> None:
         ({"seed": -1}, ["seed=-1", "greater than or equal to 0"]),
         ({"optimizer__lr": 0}, ["optimizer.lr=0", "greater than 0"]),
         ({"optimizer__lr": "fast"}, ["optimizer.lr='fast'", "'auto'"]),
-        ({"optimizer__betas": [0.9, 1.5]}, ["optimizer.betas.1=1.5", "less than or equal to 1"]),
+        ({"optimizer__betas": [0.9, 1.5]}, ["optimizer.betas.1=1.5", "less than 1"]),
+        ({"optimizer__lr": math.nan}, ["optimizer.lr=nan", "finite"]),
+        ({"optimizer__eps": math.inf}, ["optimizer.eps=inf", "finite"]),
+        ({"seed": 2**32}, ["seed=4294967296"]),
+        ({"name": ""}, ["name=''"]),
+        ({"paths__run_dir": ""}, ["paths.run_dir=''"]),
         ({"optimizer__typo": 1}, ["optimizer.typo: unknown key", "remove it"]),
         ({"typo": 1}, ["typo: unknown key"]),
         ({"scheduler__warmup": 2}, ["scheduler.warmup=2"]),
@@ -120,6 +121,8 @@ def test_a_whole_number_may_be_written_as_people_do(value: Any) -> None:
 
 # Rules across sections
 
+TEXT = {"data__kind": "text", "lm": {"name": "smollm2"}}
+
 
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -127,7 +130,7 @@ def test_a_whole_number_may_be_written_as_people_do(value: Any) -> None:
         ({"sae__k": 65}, ["sae.k=65", "at most sae.d_sae=64", "lower sae.k or raise sae.d_sae"]),
         ({"tokens": 99}, ["tokens=99", "data.batch_size=100", "raise tokens"]),
         (
-            {"data__buffer_tokens": 150, "data__mix": 0.5},
+            {"data__buffer_tokens": 150, "data__mix": 0.5, **TEXT},
             ["data.buffer_tokens=150", "75 rows", "data.batch_size=100", "raise data.buffer_tokens"],
         ),
         (
@@ -135,6 +138,8 @@ def test_a_whole_number_may_be_written_as_people_do(value: Any) -> None:
             ["scheduler.warmup=0.6", "scheduler.decay=0.5", "together at most 1"],
         ),
         ({"data__kind": "text"}, ["lm=none", "data=activations"]),
+        ({"data__path": None}, ["data.path: is needed", "set data.path=..."]),
+        ({"trainer__devices": 2}, ["trainer.devices=2", "set trainer.devices=1"]),
         ({"lm": {"name": "smollm2"}}, ["data=activations", "add lm=none"]),
     ],
 )
@@ -149,9 +154,10 @@ def test_rules_across_sections(changes: dict[str, Any], words: list[str]) -> Non
     [
         {"sae__k": 64},
         {"tokens": 100},
-        {"data__buffer_tokens": 200, "data__mix": 0.5},
+        {"data__buffer_tokens": 200, "data__mix": 0.5, **TEXT},
+        {"data__buffer_tokens": 150, "data__mix": 0.5},  # a file of activations needs no buffer
         {"scheduler__warmup": 0.5, "scheduler__decay": 0.5},
-        {"data__kind": "text", "lm": {"name": "smollm2"}},
+        TEXT,
     ],
 )
 def test_the_limits_themselves_are_allowed(changes: dict[str, Any]) -> None:
@@ -191,8 +197,25 @@ def test_a_folder_that_is_no_run_or_whose_config_is_torn_is_named(tmp_path: Path
     with pytest.raises(UserError, match="tokens=-1"):
         load_config(tmp_path)
     (tmp_path / "config.yaml").write_text("")  # a disk that was full
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=f"{tmp_path}/config.yaml: holds no settings; restore it"):
         load_config(tmp_path)
+
+
+def test_paths_that_are_there_become_absolute_and_names_stay(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("rows.npy", "corpus", "smollm2"):
+        (tmp_path / name).mkdir()
+    config = with_absolute_paths(validate(raw(data__heldout="gone.npy")))
+    assert config.data.path == str(tmp_path / "rows.npy")
+    assert config.data.heldout == "gone.npy"
+    source = {"_target_": "sae_lightning.tokens.TextFileSource", "path": "corpus", "field": "corpus"}
+    config = with_absolute_paths(validate(raw(**TEXT, data__source=source)))
+    assert config.data.source == {**source, "path": str(tmp_path / "corpus")}
+    assert config.lm is not None
+    assert config.lm.name == "smollm2"  # the embedded model, whatever lies in this folder
+    config = with_absolute_paths(validate(raw(**{**TEXT, "lm": {"name": "./corpus"}})))
+    assert config.lm is not None
+    assert config.lm.name == str(tmp_path / "corpus")
 
 
 # Arguments of what a node names
@@ -248,101 +271,3 @@ def test_wrong_arguments_are_named_in_one_line(arguments: dict[str, Any], words:
     # No name of a branch of a union, which only pydantic knows.
     for noise in ("function-", "constrained", "literal["):
         assert noise not in text, text
-
-
-# Commands
-
-
-def explained(*overrides: str) -> str:
-    with pytest.raises((HydraException, OmegaConfBaseException)) as raised:
-        command.plain(command.compose("train", list(overrides)))
-    text = command.explain(raised.value, "train", list(overrides))
-    hinted = text.split("did you mean ")[-1].split(", ")
-    assert len(set(hinted)) == len(hinted)
-    return text
-
-
-@pytest.mark.parametrize(
-    ("overrides", "words"),
-    [
-        (["modle=topk"], ["modle: unknown key", "'model'"]),
-        (["zzzz=topk"], ["zzzz: unknown key", "--help"]),
-        (["model=top_k"], ["model=top_k: unknown choice", "topk", "batch_topk", "jumprelu"]),
-        (["sae.d_sea=64"], ["sae.d_sea: unknown key", "'sae.d_sae'"]),
-        (["lr=0.1"], ["lr: unknown", "'optimizer.lr'"]),
-        (["data.path_to=x"], ["data.path_to: unknown key"]),
-        (["model=standard", "sae.l_one=3"], ["sae.l_one: unknown key", "'sae.l1'"]),
-        (["tokens=${nowhere}"], ["tokens", "nowhere"]),
-    ],
-)
-def test_hydra_s_errors_are_explained(overrides: list[str], words: list[str]) -> None:
-    text = explained(*overrides)
-    for word in words:
-        assert word in text, text
-
-
-def test_a_group_of_another_command_is_not_offered() -> None:
-    assert command.groups_of("tokenize") == ["lm", "data"]
-    with pytest.raises(HydraException) as raised:
-        command.compose("tokenize", ["model=topk"])
-    assert command.explain(raised.value, "tokenize", []) == "model: unknown group; the groups are lm, data"
-
-
-def test_plain_resolves_and_asks_for_what_is_missing() -> None:
-    config = OmegaConf.create({"a": 1, "b": {"c": "${a}", "d": [1, "${a}"]}})
-    assert command.plain(config) == {"a": 1, "b": {"c": 1, "d": [1, 1]}}
-    with pytest.raises(UserError, match=r"b\.x: is needed and has no default; set b\.x=\.\.\."):
-        command.plain(OmegaConf.create({"a": 1, "b": {"x": "???"}}))
-
-
-def test_dotted_keys_leave_out_targets() -> None:
-    value = {"a": 1, "b": {"_target_": "x", "c": {"d": 2}}}
-    assert command.dotted(value) == ["a", "b", "b.c", "b.c.d"]
-    assert command.dotted(value, wanted="2") == []
-    assert command.dotted({"a": "???", "b": {"c": "???"}, "d": 1}, wanted="???") == ["a", "b.c"]
-
-
-def test_failing_is_one_line_on_stderr_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as raised:
-        command.fail("a value:\n   its rule;  the remedy")
-    assert raised.value.code == 2
-    captured = capsys.readouterr()
-    assert captured.err == "error: a value: its rule; the remedy\n"
-    assert captured.out == ""
-
-
-# The run folder while it is made
-
-
-def in_folder(folder: Path, *, keep: bool, error: type[Exception] | None) -> None:
-    with command.run_folder(folder, keep=keep):
-        (folder / "config.yaml").write_text("x")
-        if error is not None:
-            raise error("no")
-
-
-def test_a_folder_made_for_nothing_is_removed_again(tmp_path: Path) -> None:
-    folder = tmp_path / "runs" / "one"
-    with pytest.raises(UserError):
-        in_folder(folder, keep=False, error=UserError)
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize("error", [None, RuntimeError])
-def test_a_folder_stays_after_success_and_after_a_fault_of_ours(tmp_path: Path, error: type[Exception] | None) -> None:
-    folder = tmp_path / "one"
-    with contextlib.suppress(RuntimeError):
-        in_folder(folder, keep=False, error=error)
-    assert (folder / "config.yaml").exists()
-
-
-def test_a_folder_that_held_something_is_never_removed(tmp_path: Path) -> None:
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one/thesis.txt").write_text("precious")
-    with pytest.raises(UserError):
-        in_folder(tmp_path / "one", keep=False, error=UserError)
-    assert (tmp_path / "one/thesis.txt").read_text() == "precious"
-    (tmp_path / "two").mkdir()
-    with pytest.raises(UserError):
-        in_folder(tmp_path / "two", keep=True, error=UserError)
-    assert (tmp_path / "two").exists()

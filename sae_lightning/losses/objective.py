@@ -41,8 +41,16 @@ class Objective:
 
     def check(self, sae: SparseAutoencoder) -> None:
         """Raise ``UserError`` when a term has no meaning for this SAE."""
+        self.check_reconstructs()
         for term in self.terms.values():
             term.check(sae)
+
+    def check_reconstructs(self) -> None:
+        """Raise ``UserError`` when no term reconstructs: nothing would hold the features to the data."""
+        if not any(term.is_reconstruction for term in self.terms.values()):
+            raise UserError(
+                f"losses={list(self.terms)}: none of them reconstructs; keep losses.reconstruction (or matryoshka)"
+            )
 
     def coefficients(self, progress: float) -> dict[str, float]:
         """Return every term's coefficient at ``progress``."""

@@ -109,7 +109,9 @@ def _construct(config: dict[str, Any], file: Path) -> SparseAutoencoder:
     try:
         with torch.device("meta"):
             # JSON has lists only; constructors that take several numbers take tuples.
-            options = {name: tuple(v) if isinstance(v, list) else v for name, v in config["options"].items()}
+            options: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in config["options"].items()
+            }
             return sae_class(config["architecture"])(**options)
     except (TypeError, ValueError) as error:
         raise UserError(f"{file}: {error}") from error

@@ -70,7 +70,10 @@ def available_memory(device: torch.device) -> int:
     limit = Path("/sys/fs/cgroup/memory.max")
     used = Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        available = min(available, int(text) - int(used.read_text()))
+        statistics = Path("/sys/fs/cgroup/memory.stat")
+        stat = dict(line.split() for line in statistics.read_text().splitlines()) if statistics.is_file() else {}
+        # Page cache counts as used there, and is given up when somebody needs it.
+        available = min(available, int(text) - int(used.read_text()) + int(stat.get("inactive_file", 0)))
     return available
 
 

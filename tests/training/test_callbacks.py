@@ -1,8 +1,6 @@
-"""Callbacks around a step: projection, unit norm, dead features, the NaN guard, signals."""
+"""Callbacks around a step: projection, unit norm, dead features, the NaN guard, progress."""
 
 import logging
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_lightning.activations import FileSource, StopRequested
 from sae_lightning.core import ActivationBatch, UserError
 from sae_lightning.losses import LossTerm, Reconstruction, StepContext
 from sae_lightning.sae import StandardSAE, TopKSAE
@@ -26,7 +23,6 @@ from sae_lightning.training.callbacks import (
     LiveProgress,
     NaNGuard,
     NonFiniteLoss,
-    StopSignal,
 )
 from sae_lightning.training.callbacks.nan_guard import check_finite
 from tests.conftest import planted
@@ -203,82 +199,18 @@ def test_weights_that_are_broken_already_are_named(tmp_path: Path) -> None:
         check_finite(run.module)
 
 
-# Signals
+def test_weights_that_overflow_in_a_step_are_never_saved(tmp_path: Path) -> None:
+    def overflow(sae: Any) -> None:
+        if len(steps) == 3:
+            sae.b_dec.data[0] = torch.inf  # no loss has seen it yet
+        steps.append(1)
 
-
-@pytest.fixture
-def handlers():
-    """Catch what a test's signals would do to pytest; check that a run gives the handlers back."""
-    caught: list[int] = []
-
-    def catch(number: int, frame: Any) -> None:
-        caught.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, catch) for number in numbers}
-    yield caught
-    after = [signal.getsignal(number) for number in numbers]
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert after == [catch, catch]
-
-
-class Interrupted(FileSource):
-    """Gets a signal while it makes its fifth batch, as if it were busy with the language model."""
-
-    number = signal.SIGTERM
-
-    def next(self) -> ActivationBatch:
-        if self._position == 4 * self.batch_size and not self._stop:
-            os.kill(os.getpid(), self.number)
-        return super().next()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
-    number: signal.Signals, tmp_path: Path, handlers: list[int], caplog: pytest.LogCaptureFixture
-) -> None:
-    seen: list[int] = []
-
-    def send(sae: Any) -> None:
-        seen.append(1)
-        if len(seen) == 3:
-            os.kill(os.getpid(), number)
-
-    callbacks = [Probe(after=send), Checkpoints(500, run_dir=str(tmp_path)), stop := StopSignal()]
-    run = prepare(topk(), ROWS, tmp_path, steps=50, lr=1e-3, batch_size=64, callbacks=callbacks)
-    with pytest.raises(StopRequested, match=f"{number.name} at step 3"):
-        run.fit()
-    assert stop.received == number
-    assert number.name in caplog.text
-    saved = torch.load(last_good(tmp_path), weights_only=True)
-    assert saved["global_step"] == 3
-    assert torch.equal(saved["state_dict"]["lanes.sae.sae.W_enc"], run.lane.sae.W_enc)
-    assert handlers == []
-
-
-def test_a_signal_while_the_source_works_saves_the_state_of_the_last_step(tmp_path: Path, handlers: list[int]) -> None:
-    callbacks = [Checkpoints(500, run_dir=str(tmp_path)), StopSignal()]
-    run = prepare(topk(), ROWS, tmp_path, steps=50, lr=1e-3, batch_size=64, callbacks=callbacks, source=Interrupted)
-    with pytest.raises(StopRequested):
-        run.fit()
-    saved = torch.load(last_good(tmp_path), weights_only=True)
-    assert saved["global_step"] == 4
-    assert saved["ActivationDataModule"]["position"] == 4 * 64
-    assert int(run.lane.steps_done) == 4
-
-
-def test_a_second_signal_goes_to_whoever_was_there_before(tmp_path: Path, handlers: list[int]) -> None:
-    def send_twice(sae: Any) -> None:
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    run = prepare(
-        topk(), ROWS, tmp_path, steps=9, lr=1e-3, batch_size=64, callbacks=[Probe(after=send_twice), StopSignal()]
-    )
-    with pytest.raises(StopRequested):
-        run.fit()
-    assert handlers == [signal.SIGINT]
+    steps: list[int] = []
+    keep = Checkpoints(every_n_steps=1, run_dir=str(tmp_path), best=False)
+    callbacks = [Probe(after=overflow), NaNGuard(), keep]
+    with pytest.raises(NonFiniteLoss, match="non-finite: b_dec"):
+        prepare(topk(), ROWS, tmp_path, steps=9, lr=1e-3, batch_size=64, callbacks=callbacks).fit()
+    assert last_good(tmp_path).name == "step-000000003.ckpt"
 
 
 # Progress

@@ -51,7 +51,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     np.save(folder / "rows.npy", planted(2000, d=D, n_true=32, p=0.06)[0])
     overrides = [
         "lm=none", "data=activations", f"data.path={folder / 'rows.npy'}", f"data.batch_size={BATCH}",
-        "model=topk", f"sae.d_sae={F}", f"sae.k={K}", f"tokens={BATCH * STEPS}", "optimizer.lr=0.01", "optimizer.clip=0.05", "seed=5",
+        "model=topk", f"sae.d_sae={F}", f"sae.k={K}", f"tokens={BATCH * STEPS}", "optimizer.lr=0.01",
+        "optimizer.clip=0.05", "seed=5",
         "progress=false", "evaluation.every_n_steps=10", "normalise.sample_tokens=512",
         "callbacks.metrics_log.every_n_steps=5", "callbacks.weight_norms.every_n_steps=10",
         "callbacks.density.every_n_steps=8", "callbacks.dead_features.after_tokens=256",

@@ -73,27 +73,27 @@ def test_exactly_what_is_free_fits(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "expected"),
+    ("limit", "used", "cached", "expected"),
     [
-        ("max\n", "5\n", 10**12),
-        ("1000\n", "400\n", 600),
-        (f"{10**13}\n", "0\n", 10**12),
-        (None, None, 10**12),
+        ("max", "5", "0", 10**12),
+        ("1000", "400", "0", 600),
+        ("1000", "400", "150", 750),  # page cache is given up when somebody needs it
+        (f"{10**13}", "0", "0", 10**12),
+        (None, None, None, 10**12),
     ],
 )
-def test_a_containers_limit_counts(limit: str | None, used: str | None, expected: int, monkeypatch) -> None:
-    files = {"/sys/fs/cgroup/memory.max": limit, "/sys/fs/cgroup/memory.current": used}
+def test_a_containers_limit_counts(limit: str, used: str, cached: str, expected: int, monkeypatch) -> None:
+    files = {"max": limit, "current": used, "stat": f"anon 77\ninactive_file {cached}\nactive_file 88"}
 
     class Cgroup:
         def __init__(self, path: str) -> None:
-            self.text = files[path]
+            self.text = files[path.removeprefix("/sys/fs/cgroup/memory.")]
 
         def is_file(self) -> bool:
-            return self.text is not None
+            return limit is not None
 
         def read_text(self) -> str:
-            assert self.text is not None
-            return self.text
+            return self.text + "\n"
 
     monkeypatch.setattr(memory, "Path", Cgroup)
     monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**12))

@@ -1,6 +1,7 @@
 """Held-out metrics during training, from a stream of their own."""
 
 import logging
+import math
 from collections.abc import Callable
 
 import lightning as L
@@ -39,7 +40,7 @@ class Evaluation(LaneCallback):
                 values = self.evaluate(lane)
             finally:
                 lane.train(was_training)
-            self.fvu[name] = values["fvu"]
+            self.fvu[name] = values.get("fvu", math.nan)
             scalars(trainer, module, name, {f"heldout/{key}": value for key, value in values.items()})
             logger.debug("step %d, lane %s, held out: %s", step, name, values)
         self.evaluated_at = step

@@ -1,9 +1,10 @@
 """Stop a run whose loss is no longer a number, before its weights are spoiled, and say where it happened."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from sae_lightning.core import ActivationBatch, UserError
@@ -24,7 +25,7 @@ class NaNGuard(LaneCallback):
     ``every_n_steps`` steps and before every checkpoint.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
+    def __init__(self, every_n_steps: Annotated[int, Ge(1)] = 50) -> None:
         self.every_n_steps = every_n_steps
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
@@ -43,6 +44,13 @@ def check_finite(module: SAEModule) -> None:
         step = int(lane.first_bad_step)
         if step >= 0:
             raise NonFiniteLoss(_describe(name, lane, step))
+
+
+def check_finite_weights(module: SAEModule) -> None:
+    """Raise NonFiniteLoss if a lane's weights are not finite: an overflow in the step that no later loss has seen."""
+    for name, lane in module.each_lane():
+        if not all(bool(torch.isfinite(p).all()) for p in lane.sae.parameters()):
+            raise NonFiniteLoss(_describe(name, lane, int(lane.steps_done)))
 
 
 def _describe(name: str, lane: Lane, step: int) -> str:

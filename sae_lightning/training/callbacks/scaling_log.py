@@ -61,18 +61,20 @@ class ScalingLog(L.Callback):
         export = find(trainer, Export)
         assert export is not None, "ScalingLog needs the Export callback before it"
         seconds = self._before
-        lines = []
+        lines, summaries = [], []
         for name, lane in pl_module.each_lane():
             metrics = export.metrics[name]
             summary = self.summary(lane, metrics, seconds)
             single = len(pl_module.lanes) == 1
-            write_json(
-                self.run_dir / "metrics.json" if single else self.run_dir / "lanes" / name / "metrics.json", summary
-            )
+            folder = self.run_dir if single else self.run_dir / "lanes" / name
+            summaries.append((folder / "metrics.json", summary))
             lines.append(json.dumps(self.full_record(name, lane, metrics, seconds), allow_nan=False))
             self._log_hparams(trainer, metrics)
         with atomic_path(self.run_dir / "records.jsonl") as temporary:
             temporary.write_text("\n".join(lines) + "\n")
+        # Last: metrics.json says that the run is complete.
+        for path, summary in summaries:
+            write_json(path, summary)
 
     def summary(self, lane: Lane, metrics: dict[str, float | None], seconds: float) -> dict[str, Any]:
         """Return what metrics.json holds."""

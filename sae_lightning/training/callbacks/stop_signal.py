@@ -52,5 +52,9 @@ class StopSignal(LightningCheckpoint):
         if self.received is not None:
             raise StopRequested(f"{signal.Signals(self.received).name} at step {trainer.global_step}")
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Every step is done and saved: what remains is measuring, which a signal may end at once.
+        self._restore()
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore()
