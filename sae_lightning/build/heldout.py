@@ -1,0 +1,50 @@
+"""Held-out figures for training: the studies, bound to a run's data and handed to its callbacks."""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from sae_lightning.build.data import Data
+from sae_lightning.config import EvaluationConfig
+from sae_lightning.sae import SparseAutoencoder, fold
+from sae_lightning.studies import Subject
+from sae_lightning.studies.evaluation import heldout_metrics
+from sae_lightning.training import Lane
+
+
+class HeldOut:
+    """Evaluates lanes on held-out rows that are harvested once and kept, in a stream of their own."""
+
+    def __init__(self, data: Data, config: EvaluationConfig, context_length: int) -> None:
+        self.data = data
+        self.config = config
+        self.context_length = context_length
+        self._rows: Tensor | None = None
+
+    def during(self, lane: Lane) -> dict[str, float]:
+        """Return fvu, l0 and the like of a lane as it stands, on ``evaluation.tokens`` rows."""
+        if self._rows is None:
+            self._rows = self.data.heldout_rows(self.config.tokens)
+        subject = Subject(sae=fold(lane.sae, lane.normaliser), rows=self._rows)
+        values = heldout_metrics(subject, show_progress=False)
+        return {name: value for name, value in values.items() if value is not None}
+
+    def final(self, sae: SparseAutoencoder, lane: Lane) -> dict[str, float | None]:
+        """Return the held-out table of a folded SAE: ``final_tokens`` rows, ``downstream_tokens`` through the LM."""
+        data = self.data
+        rows = data.heldout_rows(self.config.final_tokens)
+        n_windows = -(-self.config.downstream_tokens // max(1, self.context_length))
+        subject = Subject(
+            sae=sae,
+            lm=data.lm if n_windows else None,
+            harvester=data.heldout_harvester,
+            windows=data.heldout_windows[: min(n_windows, -(-len(data.heldout_windows) // 2))].tolist(),
+            rows=rows,
+        )
+        # Half of the run at most: features that fired at the start alone are dead at its end.
+        window = min(10_000_000, max(1, int(lane.tokens_seen) // 2))
+        return heldout_metrics(subject, dead=float(lane.dead(window).double().mean()))
+
+    def calibration(self) -> Iterable[Tensor]:
+        """Return held-out rows to set inference thresholds on, from the other end than the ones measured."""
+        return self.data.calibration_rows(self.config.final_tokens).split(4096)
