@@ -74,7 +74,9 @@ def new_run_dir(config: RunConfig, sweep_dir: str | None = None) -> Path:
             number += 1
             folder = base.with_name(f"{base.name}_{number}")
     if (folder / "config.yaml").exists():
-        raise UserError(f"paths.run_dir={folder}: holds a run already; continue it with resume={folder} or name another")
+        raise UserError(
+            f"paths.run_dir={folder}: holds a run already; continue it with resume={folder} or name another"
+        )
     return folder
 
 
@@ -137,7 +139,9 @@ def build_run(config: RunConfig, run_dir: Path, text: str = "", *, resume: bool 
 
 
 def _preflight(config: RunConfig, data: Data) -> Preflight:
-    device = torch.device(pick_device("auto" if config.trainer.accelerator in ("auto", "gpu") else config.trainer.accelerator))
+    device = torch.device(
+        pick_device("auto" if config.trainer.accelerator in ("auto", "gpu") else config.trainer.accelerator)
+    )
     sparse = issubclass(target_of(config.sae, "sae"), SelectiveAutoencoder)
     itemsize = {"float32": 4}.get(config.lm.dtype if config.lm else "float32", 2)
     need = estimate(

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import torch
 
 from sae_lightning import load_sae
+from sae_lightning.metrics import FVU
 
 OURS = ("topk", "batch_topk")
 PEERS = (
@@ -39,14 +41,26 @@ PEERS = (
 DEAD_ROWS = 200_000
 
 
-def dead_share(export: Path, rows: Path) -> float:
-    """Return the share of features that fire on none of the first 200,000 training rows."""
-    sae, data = load_sae(export), np.load(rows, mmap_mode="r")
+def measured(export: Path, acts: Path) -> dict[str, float]:
+    """Return fvu and l0 of an export on all held-out rows, and dead on training rows, as peers.py measures them."""
+    sae = load_sae(export)
+    fvu, l0, n = FVU(sae.d_out), 0, 0
     fired = torch.zeros(sae.d_sae, dtype=torch.bool)
     with torch.no_grad():
-        for start in range(0, min(len(data), DEAD_ROWS), 4096):
-            fired |= sae.encode(torch.from_numpy(data[start : start + 4096].astype(np.float32))).fired()
-    return 1 - float(fired.double().mean())
+        for x in _rows(acts / "heldout.npy", None):
+            features = sae.encode(x)
+            fvu.update(x, sae.decode(features))
+            l0, n = l0 + int(features.l0().sum()), n + len(x)
+        for x in _rows(acts / "train.npy", DEAD_ROWS):
+            fired |= sae.encode(x).fired()
+    dead = 1 - float(fired.double().mean())
+    return {"fvu": round(fvu.compute()["fvu"], 4), "l0": round(l0 / n, 2), "dead": round(dead, 4)}
+
+
+def _rows(path: Path, limit: int | None) -> Iterator[torch.Tensor]:
+    data = np.load(path, mmap_mode="r")
+    for start in range(0, min(len(data), limit or len(data)), 4096):
+        yield torch.from_numpy(data[start : start + 4096].astype(np.float32))
 
 
 def ours(model: str, seed: int, acts: Path, tokens: int, extra: list[str]) -> dict[str, Any]:
@@ -58,21 +72,18 @@ def ours(model: str, seed: int, acts: Path, tokens: int, extra: list[str]) -> di
                 *(sys.executable, "-m", "sae_lightning.train", "lm=none", "data=activations", f"model={model}"),
                 *(f"data.path={acts / 'train.npy'}", f"data.heldout={acts / 'heldout.npy'}", f"tokens={tokens}"),
                 *(f"seed={seed}", f"paths.run_dir={run}", "evaluation.every_n_steps=0"),
-                *("evaluation.final_tokens=40000", *extra),
+                *extra,
             ],
             check=True,
             stdout=subprocess.DEVNULL,
         )
         metrics = json.loads((run / "metrics.json").read_text())
         record = json.loads((run / "records.jsonl").read_text())
-        heldout = metrics["heldout"]
         return {
             "entry": f"ours {model}",
             "lr": round(record["lr"], 6),
             "seed": seed,
-            "fvu": round(heldout["fvu"], 4),
-            "l0": round(heldout["l0"], 2),
-            "dead": round(dead_share(run, acts / "train.npy"), 4),
+            **measured(run, acts),
             "seconds": metrics["seconds"],
         }
 
