@@ -60,8 +60,8 @@ class Data:
     """Everything that a run reads, and where held-out figures come from.
 
     sample: raw rows [n, d_in] that mask, normalisation and initial weights are fitted on; None in a resumed run, which
-    has them already. heldout_windows: numbers of ``heldout_harvester``'s windows in a fixed order, those for calibrating
-    thresholds last. metadata: what an export says of its data.
+    has them already. heldout_windows: numbers of ``heldout_harvester``'s windows in a fixed order, those for
+    calibrating thresholds last. metadata: what an export says of its data.
     """
 
     source: ActivationSource
@@ -82,7 +82,7 @@ class Data:
         return _collect(self._harvest(self._halves()[0]), n_rows)
 
     def calibration_rows(self, n_rows: int) -> Tensor:
-        """Return about ``n_rows`` raw held-out rows that ``heldout_rows`` never gives (all, where there is one only)."""
+        """Return up to ``n_rows`` held-out rows that ``heldout_rows`` never gives (all, where there is only one)."""
         if self.heldout_file is not None:
             n = self.heldout_file.n
             return self.heldout_file.rows_between(max(n - n_rows, -(-n // 2) if n > 1 else 0), n)
