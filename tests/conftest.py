@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def exact_subnormals() -> Iterator[None]:
+    """A run that failed in a test leaves subnormal numbers flushed for the whole process: take it back."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture

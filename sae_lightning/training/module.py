@@ -57,6 +57,10 @@ class SAEModule(L.LightningModule):
         # Adam's moments of features without gradient decay into subnormal numbers, which CPUs compute ten times slower.
         torch.set_flush_denormal(True)
 
+    def teardown(self, stage: str) -> None:
+        # The setting is the process's: whoever trains from Python gets exact subnormals back.
+        torch.set_flush_denormal(False)
+
     def training_step(self, batch: ActivationBatch, batch_idx: int) -> Tensor:
         losses = [lane.step(batch, self.progress) for _, lane in self.each_lane()]
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
