@@ -1,5 +1,6 @@
 """What every command shares: compose the config, turn mistakes into one line and exit code 2, set up logging."""
 
+import errno
 import logging
 import os
 import re
@@ -51,7 +52,7 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         except (HydraException, OmegaConfBaseException) as error:
             fail(explain(error, config_name, sys.argv[1:]))
         except OSError as error:
-            fail(f"{error.filename}: cannot be used ({error.strerror}); check the path, its permissions and free space")
+            fail_for_file(error)
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(guarded)()
@@ -60,7 +61,7 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         fail(explain(error, config_name, sys.argv[1:]))
     except OSError as error:
-        fail(f"{error.filename}: cannot be used ({error.strerror}); check the path, its permissions and free space")
+        fail_for_file(error)
     except ValueError as error:
         if not str(error).startswith("Config group override"):
             raise
@@ -69,6 +70,18 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
+
+
+def fail_for_file(error: OSError) -> NoReturn:
+    """End with one line for a path that cannot be used or a full disk; raise again what is neither."""
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
+        raise SystemExit(141) from None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        fail(f"{error.filename or 'a file'}: the disk is full; free some space and continue with resume=RUN_DIR")
+    if error.filename is None:
+        raise error
+    fail(f"{error.filename}: cannot be used ({error.strerror}); check the path, its permissions and free space")
 
 
 def fail(message: str) -> NoReturn:
