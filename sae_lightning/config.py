@@ -79,6 +79,12 @@ class DataConfig(Section):
     micro_batch: Count = 32
     mask_first_position: bool = True
     mask_norm_multiple: Positive | None = 10.0
+    seed: Annotated[int, BeforeValidator(_whole), Ge(0), Le(2**32 - 1)] | None = None
+    share: Annotated[float, Gt(0), Le(1)] = 1.0
+    cache: Literal["auto", "off", "only"] = "auto"
+    cache_dir: Annotated[str, MinLen(1)] | None = None
+    cache_max_gb: Positive = 20.0
+    cache_shard_mb: Positive = 128.0
 
 
 class NormaliseConfig(Section):
@@ -142,7 +148,10 @@ class RunConfig(Section):
     name: Annotated[str, MinLen(1)] | None = None
     tokens: Count
     seed: Annotated[int, BeforeValidator(_whole), Ge(0), Le(2**32 - 1)] = 0
+    bank: list[Node] | None = None
+    add_to: str | None = None
     resume: str | None = None
+    trial: Node | None = None
     progress: bool = True
     sae: Node
     init: Node = {}
@@ -193,6 +202,11 @@ class RunConfig(Section):
                 "training, together at most 1; lower one of them"
             )
         return self
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed of the order of text and rows: ``data.seed``, or the run's."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def total_steps(self) -> int:
@@ -280,9 +294,14 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"data": data, "lm": config.lm if config.lm and config.lm.name in known else lm})
 
 
+def config_text(config: RunConfig) -> str:
+    """Return the resolved config as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
 def save_config(config: RunConfig, run_dir: Path) -> str:
     """Write config.yaml (resolved) and return its text."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    text = config_text(config)
     with atomic_path(run_dir / "config.yaml") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text

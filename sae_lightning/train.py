@@ -2,13 +2,15 @@
 
 import logging
 import signal
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from sae_lightning import command
+from sae_lightning import command, launch
 from sae_lightning.config import RunConfig, load_config, save_config, validate, with_absolute_paths
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import write_json
@@ -17,30 +19,33 @@ logger = logging.getLogger("sae_lightning.train")
 _ALLOWED_WITH_RESUME = ("resume", "progress")
 
 
-def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
-    """Train the run of a config in its folder (from its last good checkpoint with ``resume``); return the folder."""
+def train(
+    config: RunConfig, run_dir: Path, lanes: Mapping[str, RunConfig] | None = None, *, resume: bool = False
+) -> Path:
+    """Train the run of a config in its folder (from its last good checkpoint with ``resume``); return the folder.
+
+    lanes: of a bank, each lane's own config; a resumed one has them in its folder.
+    """
     command.quiet_warnings()
     import torch
 
     # Before torch has started its threads: they inherit it. See SAEModule.on_fit_start.
     torch.set_flush_denormal(True)
     from sae_lightning.activations import StopRequested
-    from sae_lightning.build import build_run
-    from sae_lightning.reports import describe_environment, preflight_text, show_summary
-    from sae_lightning.training import last_good
-    from sae_lightning.training.callbacks import Export, StopSignal, find
+    from sae_lightning.build import build_run, find_checkpoint, saved_lanes
+    from sae_lightning.reports import describe_environment, preflight_text, show_lanes, show_summary
+    from sae_lightning.training.callbacks import ScalingLog, StopSignal, find
 
-    if resume and not any((run_dir / "checkpoints").glob("step-*")):
-        # Killed before its first checkpoint: the same seed from step 0 gives the same bits.
-        logger.warning("%s: no checkpoint yet, starting from step 0", run_dir)
-        resume, continued = False, True
-    else:
-        continued = resume
-    checkpoint = last_good(run_dir) if resume else None
-    with command.run_folder(run_dir, keep=continued):
-        text = save_config(config, run_dir)
-        run = build_run(config, run_dir, text, resume=resume)
-        environment = "environment_resumed.json" if continued else "environment.json"
+    checkpoint = find_checkpoint(run_dir) if resume else None
+    if resume and checkpoint is None:
+        # Killed before its first checkpoint, or only queued: the same seed from step 0 gives the same bits.
+        logger.info("%s: no checkpoint yet, starting from step 0", run_dir)
+    with command.run_folder(run_dir, keep=resume):
+        if resume and lanes is None:
+            lanes = saved_lanes(run_dir, config)
+        save_config(config, run_dir)
+        run = build_run(config, run_dir, lanes, resume=checkpoint is not None)
+        environment = "environment_resumed.json" if resume else "environment.json"
         write_json(run_dir / environment, describe_environment())
         for line in preflight_text(run.preflight).splitlines():
             logger.info("%s", line)
@@ -52,12 +57,17 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Path:
         logger.warning("stopped (%s); continue with: python -m sae_lightning.train resume=%s", stop, run_dir)
         stopped = find(run.trainer, StopSignal)
         raise SystemExit(128 + ((stopped and stopped.received) or signal.SIGINT)) from None
+    finally:
+        run.data.source.close()
     if config.trainer.profiler:
         command.say(run.trainer.profiler.summary())  # pyright: ignore[reportAttributeAccessIssue]
-    export = find(run.trainer, Export)
-    assert export is not None
-    files = {"run folder": run_dir, "export": run_dir / "export", "metrics": run_dir / "metrics.json"}
-    show_summary(next(iter(export.metrics.values())), files)
+    if config.bank is not None:
+        show_lanes(Path(config.add_to) if config.add_to else run_dir)
+    else:
+        log = find(run.trainer, ScalingLog)
+        assert log is not None
+        files = {"run folder": run_dir, "export": run_dir / "export", "metrics": run_dir / "metrics.json"}
+        show_summary(next(iter(log.summaries.values()))["heldout"], files)
     return run_dir
 
 
@@ -65,28 +75,53 @@ def task(composed: DictConfig) -> None:
     """One composed config, as the command line or a sweep made it."""
     raw = command.plain(composed)
     hydra_config = HydraConfig.get()
+    overrides = list(hydra_config.overrides.task)
     if raw["resume"] is not None:
-        if not isinstance(raw["resume"], str) or not raw["resume"]:
-            raise UserError(f"resume={raw['resume']}: must be the folder of a run; give its path")
-        run_dir = Path(raw["resume"]).expanduser().resolve()
-        given = [o.split("=", 1)[0].lstrip("+~") for o in hydra_config.overrides.task]
-        extra = [key for key in given if key not in _ALLOWED_WITH_RESUME]
-        if extra:
-            raise UserError(f"resume={raw['resume']}: a run goes on with its own config; leave out {', '.join(extra)}")
-        config = load_config(run_dir).model_copy(update={"progress": raw["progress"]})
-        if (run_dir / "metrics.json").is_file():
-            raise UserError(f"resume={raw['resume']}: this run is complete (it has metrics.json); start a new one")
-        command.set_up_logging(run_dir / "train.log")
-        train(config, run_dir, resume=True)
+        resume(raw, overrides)
         return
-    config = with_absolute_paths(validate(raw))
-    from sae_lightning.build import new_run_dir
+    from sae_lightning.build import added_to, lane_configs, new_run_dir, save_overrides
 
+    if raw["add_to"] is not None:
+        config, overrides = added_to(raw, overrides)
+    else:
+        config = with_absolute_paths(validate(raw))
+    lanes = lane_configs(config, overrides) if config.bank is not None else None
     sweep = hydra_config.mode == RunMode.MULTIRUN
     run_dir = new_run_dir(config, str(Path(hydra_config.sweep.dir, str(hydra_config.sweep.subdir))) if sweep else None)
     command.set_up_logging(run_dir / "train.log")
-    train(config, run_dir)
+    if lanes is not None:
+        save_overrides(run_dir, overrides)
+    train(config, run_dir, lanes)
+
+
+def resume(raw: Mapping[str, object], overrides: list[str]) -> None:
+    """Go on with the run in a folder: a stopped one, a lane of a stopped bank, or one that was queued."""
+    if not isinstance(raw["resume"], str) or not raw["resume"]:
+        raise UserError(f"resume={raw['resume']}: must be the folder of a run; give its path")
+    run_dir = Path(raw["resume"]).expanduser().resolve()
+    given = [o.split("=", 1)[0].lstrip("+~") for o in overrides]
+    extra = [key for key in given if key not in _ALLOWED_WITH_RESUME]
+    if extra:
+        raise UserError(f"resume={raw['resume']}: a run goes on with its own config; leave out {', '.join(extra)}")
+    config = load_config(run_dir).model_copy(update={"progress": raw["progress"]})
+    if (run_dir / "metrics.json").is_file():
+        raise UserError(f"resume={raw['resume']}: this run is complete (it has metrics.json); start a new one")
+    command.set_up_logging(run_dir / "train.log")
+    train(config, run_dir, resume=True)
+
+
+def main() -> None:
+    """Run the command; ``bank=grid`` is written out before Hydra takes the sweeps for a multirun's."""
+    if "bank=grid" in sys.argv:
+        from sae_lightning.build.bank import expand_grid
+
+        try:
+            sys.argv[1:] = expand_grid(sys.argv[1:])
+        except UserError as error:
+            command.fail(str(error))
+    launch.register()
+    command.main("train", task)
 
 
 if __name__ == "__main__":
-    command.main("train", task)
+    main()

@@ -23,7 +23,8 @@ class ActivationSource(Protocol):
     and primitives only.
 
     ``request_stop()`` may be called from a signal handler or another thread. The iterator then raises
-    ``StopRequested`` before the next LM micro-batch or batch, whichever comes first.
+    ``StopRequested`` before the next LM micro-batch or batch, whichever comes first. ``close()`` ends whatever reads
+    ahead; the source gives nothing after it.
     """
 
     d_in: int
@@ -39,6 +40,8 @@ class ActivationSource(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def request_stop(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def check_same_stream(saved: Any, own: dict[str, Any]) -> None:

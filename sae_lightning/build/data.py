@@ -1,33 +1,23 @@
-"""From config to what a run reads: language model, token windows, calibration, training and held-out rows."""
+"""From config to what a run reads: where its batches, its calibration sample and its held-out rows come from."""
 
 import json
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_lightning.activations import (
-    ActivationSource,
-    ActivationStats,
-    FileSource,
-    Harvester,
-    MaskPolicy,
-    StreamSource,
-    calibrate,
-    describe,
-)
-from sae_lightning.build.instantiate import make
-from sae_lightning.config import LMConfig, RunConfig
-from sae_lightning.core import Permutation, Sites, UserError, derive_seed, write_json
-from sae_lightning.lm import FrozenLM, resolve_sites
-from sae_lightning.tokens import EpochOrder, TokenStore, Windows, tokenized_store
+from sae_lightning.activations import ActivationSource, ActivationStats, FileSource, Harvester, MaskPolicy, describe
+from sae_lightning.config import RunConfig
+from sae_lightning.core import UserError, write_json
+from sae_lightning.lm import FrozenLM
+from sae_lightning.tokens import WindowSample
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from sae_lightning.activations.cache import CachedHarvester
 
 
 @dataclass(frozen=True)
@@ -60,8 +50,11 @@ class Data:
     """Everything that a run reads, and where held-out figures come from.
 
     sample: raw rows [n, d_in] that mask, normalisation and initial weights are fitted on; None in a resumed run, which
-    has them already. heldout_windows: numbers of ``heldout_harvester``'s windows in a fixed order, those for
-    calibrating thresholds last. metadata: what an export says of its data.
+    has them already. heldout: gives held-out rows by window number (kept activations or the language model);
+    downstream: the same windows through the language model, None where nothing may be read there. cache: what kept
+    activations are read, in words. metadata: what an export says of its data.
+
+    Of the held-out windows the even numbers are measured on and thresholds are calibrated on the odd ones.
     """
 
     source: ActivationSource
@@ -69,36 +62,44 @@ class Data:
     stats: ActivationStats
     mask: MaskPolicy | None
     lm: FrozenLM | None = None
-    train_windows: Windows | None = None
-    heldout_harvester: Harvester | None = None
-    heldout_windows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    train_windows: WindowSample | None = None
+    heldout: "Harvester | CachedHarvester | None" = None
+    downstream: Harvester | None = None
     heldout_file: FileSource | None = None
+    cache: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what metrics.json says of where the activations came from."""
+        if self.lm is None:
+            return {}
+        return {"lm_windows_read": self.lm.windows_read, "activations": "cache" if self.cache else "stream"}
 
     def heldout_rows(self, n_rows: int) -> Tensor:
         """Return about ``n_rows`` raw held-out rows, always the same ones (all there are if there are fewer)."""
         if self.heldout_file is not None:
             return self.heldout_file.rows_between(0, min(n_rows, -(-self.heldout_file.n // 2)))
-        return _collect(self._harvest(self._halves()[0]), n_rows)
+        return _collect(self._rows(self.measured_windows()), n_rows)
 
     def calibration_rows(self, n_rows: int) -> Tensor:
         """Return up to ``n_rows`` held-out rows that ``heldout_rows`` never gives (all, where there is only one)."""
         if self.heldout_file is not None:
             n = self.heldout_file.n
             return self.heldout_file.rows_between(max(n - n_rows, -(-n // 2) if n > 1 else 0), n)
-        return _collect(self._harvest(self._halves()[1]), n_rows)
+        return _collect(self._rows(self._numbers()[1::2] or [0]), n_rows)
 
-    def _halves(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the windows to measure on and the ones to calibrate on: no window is in both."""
-        windows = self.heldout_windows
-        half = -(-len(windows) // 2)
-        return windows[:half], windows[half:] if len(windows) > 1 else windows
+    def measured_windows(self) -> Sequence[int]:
+        """Return the numbers of the held-out windows that figures are measured on."""
+        return self._numbers()[0::2]
 
-    def _harvest(self, windows: np.ndarray) -> Iterator[Tensor]:
-        harvester = self.heldout_harvester
+    def _numbers(self) -> Sequence[int]:
+        return range(len(self.heldout.windows)) if self.heldout is not None else range(0)
+
+    def _rows(self, windows: Sequence[int]) -> Iterator[Tensor]:
+        harvester = self.heldout
         assert harvester is not None
         for start in range(0, len(windows), harvester.micro_batch):
-            yield harvester.rows(windows[start : start + harvester.micro_batch]).x.float()
+            yield harvester.rows(np.array(windows[start : start + harvester.micro_batch])).x.float()
 
 
 def _collect(batches: Iterable[Tensor], n_rows: int) -> Tensor:
@@ -111,129 +112,22 @@ def _collect(batches: Iterable[Tensor], n_rows: int) -> Tensor:
     return torch.cat(parts)[:n_rows]
 
 
-def pick_device(name: str) -> str:
-    """Return ``cuda`` for ``auto`` where there is a GPU, else ``cpu``; any other name as it is."""
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def build_lm(config: LMConfig, seed: int) -> FrozenLM:
-    """Load the frozen language model of a config."""
-    return FrozenLM.load(
-        config.name,
-        device=pick_device(config.device),
-        dtype=config.dtype,
-        revision=config.revision,
-        seed=seed,
-        **config.options,
-    )
-
-
-def enough_tokens(config: RunConfig) -> int:
-    """Return how much text a run can use: its budget, and enough held-out documents for every measurement."""
-    measured = 2 * config.evaluation.final_tokens + config.evaluation.downstream_tokens
-    return int(1.25 * max(config.tokens, measured / config.data.heldout_fraction))
-
-
-def build_store(run: RunConfig, lm: FrozenLM) -> TokenStore:
-    """Return the tokenised corpus: made once and kept in the cache, or the user's own token file."""
-    config = run.data
-    if config.kind == "tokens":
-        assert config.path is not None
-        store = TokenStore.open(config.path, config.dtype, config.separator)
-        store.check_vocab(lm.vocab_size)
-        return store
-    source = make(config.source or {}, "data.source")
-    limit = enough_tokens(run) if config.max_tokens == "auto" else config.max_tokens
-    return tokenized_store(source, lm.tokenizer, vocab_size=lm.vocab_size, max_tokens=limit)
-
-
 def build_data(config: RunConfig, fitted: Fitted | None = None) -> Data:
     """Build what a run reads. With ``fitted`` (a resumed run) nothing is estimated anew."""
     if config.data.kind == "activations":
         return _from_file(config, fitted)
-    assert config.lm is not None
-    return _from_text(config, build_lm(config.lm, config.seed), fitted)
+    from sae_lightning.build.text import data_from_text
 
-
-def _windows(config: RunConfig, lm: FrozenLM, store: TokenStore, split: str) -> Windows:
-    data = config.data
-    if data.context_length > lm.n_ctx:
-        raise UserError(
-            f"data.context_length={data.context_length}: the language model reads at most {lm.n_ctx} tokens; lower it"
-        )
-    return Windows(
-        store,
-        split,  # pyright: ignore[reportArgumentType]
-        context_length=data.context_length,
-        packing=data.packing,
-        separator_id=lm.separator_id,
-        bos_id=lm.bos_id,
-        prepend_bos=data.prepend_bos,
-        heldout_fraction=data.heldout_fraction,
-        seed=config.seed,
-    )
-
-
-def _from_text(config: RunConfig, lm: FrozenLM, fitted: Fitted | None) -> Data:
-    data = config.data
-    names = resolve_sites(config.sites.kind, config.sites.layer, names=config.sites.read, n_layers=lm.n_layers)
-    for name in names:
-        lm.check_site(name)
-    sites = Sites(read=names, write=names)
-    store = build_store(config, lm)
-    train, heldout = (_windows(config, lm, store, split) for split in ("train", "heldout"))
-    if train.n_tokens < data.batch_size:
-        raise UserError(
-            f"data: the training split has {train.n_tokens} tokens, fewer than one batch of "
-            f"data.batch_size={data.batch_size}; give more text or lower data.batch_size"
-        )
-    if fitted is not None:
-        assert fitted.mask is not None
-        mask, sample, stats = fitted.mask, None, fitted.stats
-    else:
-        policy = MaskPolicy(
-            special_ids=lm.special_ids, first_position=data.mask_first_position, norm_multiple=data.mask_norm_multiple
-        )
-        harvester = Harvester(lm, sites, train, policy, data.micro_batch)
-        found = calibrate(harvester, config.normalise.sample_tokens, config.seed)
-        mask, sample, stats = found.mask, found.sample, found.stats
-    harvester = Harvester(lm, sites, train, mask, data.micro_batch)
-    source = StreamSource(
-        harvester,
-        EpochOrder(len(train), config.seed),
-        batch_size=data.batch_size,
-        buffer_tokens=data.buffer_tokens,
-        mix=data.mix,
-        seed=config.seed,
-        budget=config.total_steps * data.batch_size,
-    )
-    order = Permutation(len(heldout), derive_seed(0, "heldout"))[np.arange(len(heldout))]
-    return Data(
-        source=source,
-        sample=sample,
-        stats=stats,
-        mask=mask,
-        lm=lm,
-        train_windows=train,
-        heldout_harvester=Harvester(lm, sites, heldout, mask, data.micro_batch),
-        heldout_windows=order,
-        metadata={
-            "sites": {"read": list(sites.read), "write": list(sites.write)},
-            "lm": lm.identity(),
-            "mask": mask.to_dict(),
-            "data": {"windows": train.identity(), "context_length": data.context_length},
-        },
-    )
+    return data_from_text(config, fitted)
 
 
 def _from_file(config: RunConfig, fitted: Fitted | None) -> Data:
     data = config.data
     assert data.path is not None
-    rows = FileSource(data.path, data.batch_size, config.seed).file.n
+    seed = config.stream_seed
+    rows = FileSource(data.path, data.batch_size, seed).file.n
     cut = rows if data.heldout else rows - max(1, round(rows * data.heldout_fraction))
-    source = FileSource(data.path, data.batch_size, config.seed, rows=(0, cut))
+    source = FileSource(data.path, data.batch_size, seed, rows=(0, cut))
     heldout = FileSource(data.heldout, 1) if data.heldout else FileSource(data.path, 1, rows=(cut, rows))
     if data.heldout and heldout.file.identity() == source.file.identity():
         raise UserError(

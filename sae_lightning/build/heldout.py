@@ -19,26 +19,25 @@ class HeldOut:
         self.data = data
         self.config = config
         self.context_length = context_length
-        self._rows: Tensor | None = None
+        self._kept: dict[tuple[str, int], Tensor] = {}
 
     def during(self, lane: Lane) -> dict[str, float]:
         """Return fvu, l0 and the like of a lane as it stands, on ``evaluation.tokens`` rows."""
-        if self._rows is None:
-            self._rows = self.data.heldout_rows(self.config.tokens)
-        subject = Subject(sae=fold(lane.sae, lane.normaliser), rows=self._rows)
+        rows = self._rows("heldout", self.config.tokens)
+        subject = Subject(sae=fold(lane.sae, lane.normaliser), rows=rows)
         values = heldout_metrics(subject, show_progress=False)
         return {name: value for name, value in values.items() if value is not None}
 
     def final(self, sae: SparseAutoencoder, lane: Lane) -> dict[str, float | None]:
         """Return the held-out table of a folded SAE: ``final_tokens`` rows, ``downstream_tokens`` through the LM."""
         data = self.data
-        rows = data.heldout_rows(self.config.final_tokens)
+        rows = self._rows("heldout", self.config.final_tokens)
         n_windows = -(-self.config.downstream_tokens // max(1, self.context_length))
         subject = Subject(
             sae=sae,
-            lm=data.lm if n_windows else None,
-            harvester=data.heldout_harvester,
-            windows=data.heldout_windows[: min(n_windows, -(-len(data.heldout_windows) // 2))].tolist(),
+            lm=data.lm if n_windows and data.downstream else None,
+            harvester=data.downstream,
+            windows=data.measured_windows()[:n_windows],
             rows=rows,
         )
         # Half of the run at most: features that fired at the start alone are dead at its end.
@@ -47,4 +46,11 @@ class HeldOut:
 
     def calibration(self) -> Iterable[Tensor]:
         """Return held-out rows to set inference thresholds on, from the other end than the ones measured."""
-        return self.data.calibration_rows(self.config.final_tokens).split(4096)
+        return self._rows("calibration", self.config.final_tokens).split(4096)
+
+    def _rows(self, what: str, n: int) -> Tensor:
+        """Return held-out rows, read once: the lanes of a bank are measured on the same ones."""
+        if (what, n) not in self._kept:
+            read = self.data.heldout_rows if what == "heldout" else self.data.calibration_rows
+            self._kept[what, n] = read(n)
+        return self._kept[what, n]

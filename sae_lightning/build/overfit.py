@@ -33,3 +33,6 @@ class OneBatch:
 
     def request_stop(self) -> None:
         self.source.request_stop()
+
+    def close(self) -> None:
+        self.source.close()

@@ -49,6 +49,7 @@ class FrozenLM:
     eager attention, equal to plain Hugging Face. Windows are right-padded, so a causal model needs no attention mask.
 
     Shapes: tokens [b, p]; activations [b, p, d] in the LM's dtype, per-head sites flattened to d = heads * d_head.
+    ``windows_read`` counts the windows that went through it: a run on kept activations must read none.
     Raises UserError for what a user can get wrong: unknown sites, windows beyond the context, tokenizers that do not
     fit, names that are neither folder nor model.
     """
@@ -67,6 +68,7 @@ class FrozenLM:
         self.name = name
         self.revision = revision
         self._folder = folder
+        self.windows_read = 0
         self._widths: dict[str, int] = {}
         self._tuple_blocks: bool | None = None
         model = bridge.original_model
@@ -163,6 +165,7 @@ class FrozenLM:
         """Return the activation at each site, by exactly the names asked for; runs no further than the last of them."""
         for site in sites:
             self.check_site(site)
+        self.windows_read += len(tokens)
         return {site: value.flatten(2) for site, value in self._read(tokens, sites).items()}
 
     def logits(
@@ -191,6 +194,7 @@ class FrozenLM:
             if start is not None:
                 stack.enter_context(self._starting_at(*start))
             out = self._forward(tokens, hooks)
+        self.windows_read += len(tokens)
         if missed := [site for site in edits if site not in ran]:
             raise ValueError(f"edits at {missed} never ran: they lie below start={start[0] if start else None}")
         return out

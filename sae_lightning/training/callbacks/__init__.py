@@ -13,6 +13,8 @@ from sae_lightning.training.callbacks.gradient_projection import GradientProject
 from sae_lightning.training.callbacks.metrics_log import MetricsLog
 from sae_lightning.training.callbacks.nan_guard import NaNGuard, NonFiniteLoss
 from sae_lightning.training.callbacks.progress import LiveProgress
+from sae_lightning.training.callbacks.progress_file import ProgressFile
+from sae_lightning.training.callbacks.pruning import Pruned, Pruning
 from sae_lightning.training.callbacks.scaling_log import ScalingLog, training_flops
 from sae_lightning.training.callbacks.stop_signal import StopSignal
 from sae_lightning.training.callbacks.weight_norms import WeightNorms
@@ -31,6 +33,9 @@ __all__ = [
     "MetricsLog",
     "NaNGuard",
     "NonFiniteLoss",
+    "ProgressFile",
+    "Pruned",
+    "Pruning",
     "ScalingLog",
     "StopSignal",
     "WeightNorms",

@@ -1,8 +1,10 @@
 """What every callback here starts from: typed access to the run's module."""
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
+from lightning.pytorch.loggers import Logger
 
 from sae_lightning.activations import ActivationSource
 from sae_lightning.core import ActivationBatch
@@ -39,10 +41,21 @@ def source_of(trainer: L.Trainer) -> ActivationSource:
 
 
 def scalars(trainer: L.Trainer, module: SAEModule, lane: str, values: dict[str, float]) -> None:
-    """Send scalars to every logger, prefixed with the lane's name where there are several lanes.
+    """Send scalars to a lane's loggers.
 
     Goes straight to the loggers: Lightning's ``self.log`` costs more than a small SAE step.
     """
-    prefix = f"{lane}/" if len(module.lanes) > 1 else ""
-    for logger in trainer.loggers:
-        logger.log_metrics({prefix + name: value for name, value in values.items()}, step=trainer.global_step)
+    for logger in loggers_of(trainer, module, lane):
+        logger.log_metrics(values, step=trainer.global_step)
+
+
+def lane_folder(run_dir: Path, module: SAEModule, lane: str) -> Path:
+    """Return where what a lane writes goes: the run folder itself, or ``lanes/NAME`` in a bank."""
+    return run_dir / "lanes" / lane if module.is_bank else run_dir
+
+
+def loggers_of(trainer: L.Trainer, module: SAEModule, lane: str) -> list[Logger]:
+    """Return a lane's own loggers: in a bank those that write below ``lanes/NAME``, so that curves lie side by side."""
+    if not module.is_bank:
+        return list(trainer.loggers)
+    return [logger for logger in trainer.loggers if Path(logger.save_dir or "").name == lane]

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from sae_lightning.activations import StopRequested
 from sae_lightning.training.callbacks.base import find
 from sae_lightning.training.callbacks.evaluation import Evaluation
-from sae_lightning.training.callbacks.nan_guard import check_finite, check_finite_weights
+from sae_lightning.training.callbacks.nan_guard import drop_bad_lanes
 from sae_lightning.training.checkpoints import checksum_path, link_or_copy, step_checkpoints
 from sae_lightning.training.module import SAEModule
 
@@ -76,8 +76,7 @@ class Checkpoints(LightningCheckpoint):
         step = trainer.global_step
         if step == self._saved_step:
             return
-        check_finite(module)
-        check_finite_weights(module)
+        drop_bad_lanes(module, weights=True)
         trainer.save_checkpoint(self.path(step))
         self._saved_step = step
         logger.debug("saved %s", self.path(step))

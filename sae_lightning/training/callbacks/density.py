@@ -8,7 +8,7 @@ from annotated_types import Ge
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sae_lightning.core import ActivationBatch
-from sae_lightning.training.callbacks.base import LaneCallback, scalars
+from sae_lightning.training.callbacks.base import LaneCallback, loggers_of, scalars
 from sae_lightning.training.module import SAEModule
 
 
@@ -30,8 +30,7 @@ class DensityHistogram(LaneCallback):
             if density is None:
                 continue
             scalars(trainer, module, name, {"sparsity/dense_share": float((density > 0.1).float().mean())})
-            tag = "sparsity/log10_density" if len(module.lanes) == 1 else f"{name}/sparsity/log10_density"
             logs = torch.log10(density.clamp_min(1e-10)).float().cpu()
-            for logger in trainer.loggers:
+            for logger in loggers_of(trainer, module, name):
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_histogram(tag, logs, trainer.global_step, bins=60)  # pyright: ignore[reportArgumentType]
+                    logger.experiment.add_histogram("sparsity/log10_density", logs, trainer.global_step, bins=60)  # pyright: ignore[reportArgumentType]

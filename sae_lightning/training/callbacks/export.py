@@ -1,7 +1,7 @@
 """At the end: recalibrate thresholds, fold the normalisation, measure, and write the export that others load."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import lightning as L
 from torch import Tensor
 
 from sae_lightning.sae import BatchTopKSAE, SparseAutoencoder, fold, save_sae
+from sae_lightning.training.callbacks.base import lane_folder
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
 
@@ -24,7 +25,8 @@ class Export(L.Callback):
     calibration: gives raw held-out rows that no metric is measured on; an inference threshold (batch top-k) is set on
         them to the target l0.
     evaluate: measures the folded SAE on held-out data; its figures travel in the export's metadata.
-    metadata: what the export says of its origin: sites, language model, mask, normalisation.
+    metadata: what the export says of its origin: sites, language model, mask. per_lane: what differs between lanes
+        (normalisation, seed).
     """
 
     def __init__(
@@ -33,16 +35,14 @@ class Export(L.Callback):
         evaluate: FinalEvaluator,
         calibration: Callable[[], Iterable[Tensor]],
         metadata: dict[str, Any],
+        per_lane: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.evaluate = evaluate
         self.calibration = calibration
         self.metadata = metadata
+        self.per_lane = per_lane or {}
         self.metrics: dict[str, Metrics] = {}
-
-    def folder(self, lane: str, n_lanes: int) -> Path:
-        """Return where a lane's export goes."""
-        return self.run_dir / "export" if n_lanes == 1 else self.run_dir / "lanes" / lane / "export"
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Runs also when a resumed run had all its steps behind it; not when training was stopped or failed."""
@@ -51,11 +51,14 @@ class Export(L.Callback):
             lane.eval()
             target = lane.sae.nominal_l0
             if target is not None and isinstance(lane.sae, BatchTopKSAE):
-                lane.sae.calibrate_threshold((lane.normaliser.apply(rows) for rows in self.calibration()), target)
+                lane.sae.calibrate_threshold(
+                    (lane.normaliser.apply(rows) for rows in self.calibration()), float(target)
+                )
             folded = fold(lane.sae, lane.normaliser)
             metrics = self.evaluate(folded, lane)
             self.metrics[name] = metrics
-            folder = self.folder(name, len(pl_module.lanes))
+            folder = lane_folder(self.run_dir, pl_module, name) / "export"
             trained = {"tokens": int(lane.tokens_seen), "steps": trainer.global_step, "heldout": metrics}
-            save_sae(folder, folded, {**self.metadata, "training": trained})
+            own = self.per_lane.get(name, {})
+            save_sae(folder, folded, {**self.metadata, **own, "training": trained})
             logger.info("export written to %s", folder)

@@ -39,11 +39,10 @@ class MetricsLog(LaneCallback):
         now = time.perf_counter()
         speed = self._tokens / max(now - self._since, 1e-9)
         self._since, self._tokens = now, 0
-        optimizer = trainer.optimizers[0]
-        for number, (name, lane) in enumerate(module.each_lane()):
+        for name, lane in module.each_lane():
             values = lane.take_averages() | feature_shares(lane)
             values["throughput/tokens_per_s"] = speed
-            values["throughput/lr"] = optimizer.param_groups[number]["lr"]
+            values["throughput/lr"] = module.rate_of(name)
             values["throughput/tokens"] = float(lane.tokens_seen)
             for term, value in lane.lambda_eff(len(batch), module.progress).items():
                 values[f"loss/{term}_lambda_eff"] = value

@@ -1,5 +1,6 @@
 """Stop a run whose loss is no longer a number, before its weights are spoiled, and say where it happened."""
 
+import logging
 from typing import Annotated, Any
 
 import lightning as L
@@ -12,13 +13,16 @@ from sae_lightning.training.callbacks.base import LaneCallback
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
 
+logger = logging.getLogger(__name__)
+_REMEDY = "lower optimizer.lr, keep optimizer.clip on, or check the activations"
+
 
 class NonFiniteLoss(UserError):  # noqa: N818 - says what happened
     """The loss became NaN or infinite."""
 
 
 class NaNGuard(LaneCallback):
-    """Raise NonFiniteLoss when a lane's loss is NaN or infinite.
+    """Raise NonFiniteLoss when the loss is NaN or infinite; in a bank drop that lane, and raise when none is left.
 
     On the CPU before the optimiser steps, so that the weights stay those of the last good step. On a GPU a look at
     the loss would stall the device, so the lane notes the first bad step there and it is looked up every
@@ -31,26 +35,33 @@ class NaNGuard(LaneCallback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         if pl_module.device.type == "cpu":
             assert isinstance(pl_module, SAEModule)
-            check_finite(pl_module)
+            drop_bad_lanes(pl_module)
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
         if module.device.type != "cpu" and trainer.global_step % self.every_n_steps == 0:
-            check_finite(module)
+            drop_bad_lanes(module)
 
 
-def check_finite(module: SAEModule) -> None:
-    """Raise NonFiniteLoss if a lane has seen a bad loss (one host sync)."""
+def drop_bad_lanes(module: SAEModule, *, weights: bool = False) -> None:
+    """Drop each lane that has seen a bad loss (one host sync a lane); raise NonFiniteLoss when none is left.
+
+    A dropped lane trains no further: its gradients go, and with them the optimiser leaves its weights alone.
+    weights: look at the weights as well, for an overflow in the step that no later loss has seen.
+    """
     for name, lane in module.each_lane():
         step = int(lane.first_bad_step)
-        if step >= 0:
-            raise NonFiniteLoss(_describe(name, lane, step))
-
-
-def check_finite_weights(module: SAEModule) -> None:
-    """Raise NonFiniteLoss if a lane's weights are not finite: an overflow in the step that no later loss has seen."""
-    for name, lane in module.each_lane():
-        if not all(bool(torch.isfinite(p).all()) for p in lane.sae.parameters()):
-            raise NonFiniteLoss(_describe(name, lane, int(lane.steps_done)))
+        if step < 0 and weights and not all(bool(torch.isfinite(p).all()) for p in lane.sae.parameters()):
+            step = int(lane.steps_done)
+            lane.first_bad_step.fill_(step)
+        if step < 0:
+            continue
+        what = _describe(name, lane, step)
+        lane.alive = False
+        if not module.each_lane():
+            raise NonFiniteLoss(f"{what}: training stopped, the last good checkpoint is kept; {_REMEDY}")
+        for parameter in lane.sae.parameters():
+            parameter.grad = None
+        logger.warning("%s: dropped, the other %d lanes go on; %s", what, len(module.each_lane()), _REMEDY)
 
 
 def _describe(name: str, lane: Lane, step: int) -> str:
@@ -60,7 +71,4 @@ def _describe(name: str, lane: Lane, step: int) -> str:
     terms = ", ".join(f"{term}={value(loss)}" for term, loss in lane.bad_terms.items())
     broken = [n for n, p in lane.sae.named_parameters() if not torch.isfinite(p).all()]
     cause = f"; already non-finite: {', '.join(broken)}" if broken else ""
-    return (
-        f"lane {name!r}: the loss is not finite at step {step} ({terms}{cause}): training stopped, the last good "
-        "checkpoint is kept; lower optimizer.lr, keep optimizer.clip on, or check the activations"
-    )
+    return f"lane {name!r}: the loss is not finite at step {step} ({terms}{cause})"

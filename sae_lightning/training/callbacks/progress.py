@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -13,6 +14,7 @@ from sae_lightning.activations import StreamSource
 from sae_lightning.core import ActivationBatch
 from sae_lightning.training.callbacks.base import LaneCallback, find, source_of
 from sae_lightning.training.callbacks.evaluation import Evaluation
+from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ _FIGURES = "{task.fields[figures]}"
 
 
 class LiveProgress(LaneCallback):
-    """Show tokens, tokens/s, time left, loss, fvu, l0 and dead features of the first lane.
+    """Show tokens, tokens/s, time left, loss, fvu, l0 and dead features; of a bank the number of lanes and the range.
 
     A bar on a terminal, renewed at most every ``refresh_seconds``; elsewhere (a log file, a queue) one line every
     ``line_seconds``. The figures need a look at the device, so they are fetched only when they are shown.
@@ -78,14 +80,11 @@ class LiveProgress(LaneCallback):
         _, lane = module.each_lane()[0]
         tokens = int(lane.tokens_seen)
         speed = (tokens - self._first_tokens) / max(now - self._started, 1e-9)
-        fvu, l0 = lane.last_fvu_l0()
-        dead = float(lane.dead().float().mean())
-        loss = float(lane.last_loss())
+        figures = f"{speed:,.0f} tokens/s  {_bank(module) if module.is_bank else _single(lane)}"
         evaluation = find(trainer, Evaluation)
         heldout = evaluation.fvu if evaluation is not None else {}
-        figures = f"{speed:,.0f} tokens/s  loss {loss:.4g}  fvu {fvu:.4f}  l0 {l0:.1f}  dead {dead:.1%}"
         if heldout:
-            figures += f"  held-out fvu {next(iter(heldout.values())):.4f}"
+            figures += f"  held-out fvu {_range(list(heldout.values()))}"
         if self._bar is not None:
             self._bar.update(self._task, completed=tokens, figures=figures)
             return
@@ -103,3 +102,22 @@ class LiveProgress(LaneCallback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._stop()
+
+
+def _single(lane: Lane) -> str:
+    fvu, l0 = lane.last_fvu_l0()
+    dead = float(lane.dead().float().mean())
+    return f"loss {float(lane.last_loss()):.4g}  fvu {fvu:.4f}  l0 {l0:.1f}  dead {dead:.1%}"
+
+
+def _bank(module: SAEModule) -> str:
+    lanes = [lane for _, lane in module.each_lane()]
+    fvus, l0s = zip(*(lane.last_fvu_l0() for lane in lanes), strict=True)
+    dropped = len(module.lanes) - len(lanes)
+    gone = f" ({dropped} dropped)" if dropped else ""
+    return f"{len(lanes)} lanes{gone}  fvu {_range(fvus)}  l0 {min(l0s):.1f} to {max(l0s):.1f}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.4f}" if len(values) == 1 else f"{low:.4f} to {high:.4f}"

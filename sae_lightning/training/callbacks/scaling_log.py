@@ -1,7 +1,8 @@
-"""The scaling record of a run: one line of JSON with size, compute and every final metric."""
+"""The scaling record of a run: one line of JSON a lane with size, compute and every final metric."""
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from sae_lightning.core import write_json
 from sae_lightning.core.files import atomic_path
-from sae_lightning.training.callbacks.base import find
+from sae_lightning.training.callbacks.base import find, lane_folder, loggers_of
 from sae_lightning.training.callbacks.export import Export
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
+
+Values = dict[str, Any]
 
 
 def training_flops(d_in: int, d_out: int, d_sae: int, tokens: int) -> int:
@@ -30,14 +33,27 @@ class ScalingLog(L.Callback):
     """Write ``metrics.json`` and ``records.jsonl`` (one record a lane) and TensorBoard's HParams at the end.
 
     ``seconds`` is the wall time of ``fit`` in all sittings of the run (a resumed run adds to it), measured from the
-    first step's request for data; evaluation at the end is not in it.
+    first step's request for data; evaluation at the end is not in it. In a bank it is the time of all lanes together.
+    A bank's ``metrics.json`` has every lane's under its name; a lane that was dropped has a record with ``failed``.
+
+    record: what a record says of the run; hparams and lane_records: by lane, its settings and what its record adds.
+    facts: called at the end: what metrics.json says of the run beside the lanes' figures.
     """
 
-    def __init__(self, run_dir: str, seed: int, hparams: dict[str, Any], record: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        run_dir: str,
+        record: Values,
+        hparams: Mapping[str, Values],
+        lane_records: Mapping[str, Values],
+        facts: Callable[[], Values] = dict,
+    ) -> None:
         self.run_dir = Path(run_dir)
-        self.seed = seed
-        self.hparams = hparams
         self.record = record
+        self.hparams = hparams
+        self.lane_records = lane_records
+        self.facts = facts
+        self.summaries: dict[str, Values] = {}
         self._before = 0.0
         self._started = time.perf_counter()
 
@@ -60,34 +76,35 @@ class ScalingLog(L.Callback):
         assert isinstance(pl_module, SAEModule)
         export = find(trainer, Export)
         assert export is not None, "ScalingLog needs the Export callback before it"
-        seconds = self._before
-        lines, summaries = [], []
-        for name, lane in pl_module.each_lane():
-            metrics = export.metrics[name]
-            summary = self.summary(lane, metrics, seconds)
-            single = len(pl_module.lanes) == 1
-            folder = self.run_dir if single else self.run_dir / "lanes" / name
-            summaries.append((folder / "metrics.json", summary))
-            lines.append(json.dumps(self.full_record(name, lane, metrics, seconds), allow_nan=False))
-            self._log_hparams(trainer, metrics)
+        lines = []
+        for name, lane in pl_module.every_lane():
+            metrics = export.metrics.get(name)
+            self.summaries[name] = self.summary(name, lane, metrics)
+            lines.append(json.dumps(self.full_record(name, lane, metrics), allow_nan=False))
+            if metrics is not None:
+                self._log_hparams(trainer, pl_module, name, metrics)
         with atomic_path(self.run_dir / "records.jsonl") as temporary:
             temporary.write_text("\n".join(lines) + "\n")
         # Last: metrics.json says that the run is complete.
-        for path, summary in summaries:
-            write_json(path, summary)
+        for name, summary in self.summaries.items():
+            if pl_module.is_bank:
+                write_json(lane_folder(self.run_dir, pl_module, name) / "metrics.json", summary)
+        whole = {"lanes": self.summaries, **self.facts()} if pl_module.is_bank else next(iter(self.summaries.values()))
+        write_json(self.run_dir / "metrics.json", whole)
 
-    def summary(self, lane: Lane, metrics: dict[str, float | None], seconds: float) -> dict[str, Any]:
-        """Return what metrics.json holds."""
-        tokens = int(lane.tokens_seen)
+    def summary(self, name: str, lane: Lane, metrics: dict[str, float | None] | None) -> Values:
+        """Return what metrics.json holds of a lane."""
+        tokens, seconds = int(lane.tokens_seen), self._before
         return {
-            "heldout": metrics,
+            **({"failed": failure(lane)} if metrics is None else {"heldout": metrics}),
             "tokens": tokens,
             "seconds": round(seconds, 3),
             "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
-            "seed": self.seed,
+            "seed": self.lane_records[name]["seed"],
+            **self.facts(),
         }
 
-    def full_record(self, name: str, lane: Lane, metrics: dict[str, float | None], seconds: float) -> dict[str, Any]:
+    def full_record(self, name: str, lane: Lane, metrics: dict[str, float | None] | None) -> Values:
         """Return the scaling record of a lane."""
         sae, tokens = lane.sae, int(lane.tokens_seen)
         d_out = sae.W_dec.shape[1]
@@ -102,15 +119,20 @@ class ScalingLog(L.Callback):
             "parameters": sum(p.numel() for p in sae.parameters()),
             "tokens": tokens,
             "training_flops": training_flops(sae.d_in, d_out, sae.d_sae, tokens),
-            "seed": self.seed,
-            "seconds": round(seconds, 3),
+            "seconds": round(self._before, 3),
             "dead_after_tokens": lane.dead_after_tokens,
-            **metrics,
+            **self.lane_records[name],
+            **({"failed": failure(lane)} if metrics is None else metrics),
         }
 
-    def _log_hparams(self, trainer: L.Trainer, metrics: dict[str, float | None]) -> None:
+    def _log_hparams(self, trainer: L.Trainer, module: SAEModule, name: str, metrics: dict[str, float | None]) -> None:
         final = {f"final/{key}": value for key, value in metrics.items() if value is not None}
-        for logger in trainer.loggers:
+        for logger in loggers_of(trainer, module, name):
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self.hparams, final, step=trainer.global_step)
+                logger.log_hyperparams(dict(self.hparams[name]), final, step=trainer.global_step)
                 logger.experiment.flush()
+
+
+def failure(lane: Lane) -> str:
+    """Return why a lane has no figures."""
+    return f"the loss was not finite at step {int(lane.first_bad_step)}"

@@ -1,0 +1,167 @@
+"""From config to a run on text: language model, token windows, and rows that are streamed or kept."""
+
+import logging
+import math
+from typing import Any
+
+
+from sae_lightning.activations import Harvester, MaskPolicy, StreamSource, calibrate
+from sae_lightning.activations.cache import CachedHarvester, CachedSource
+from sae_lightning.build.data import Data, Fitted
+from sae_lightning.build.device import pick_device
+from sae_lightning.build.instantiate import make
+from sae_lightning.build.kept import cached_harvester
+from sae_lightning.config import LMConfig, RunConfig
+from sae_lightning.core import Sites, UserError
+from sae_lightning.lm import LazyLM, resolve_sites
+from sae_lightning.tokens import EpochOrder, TokenStore, Windows, WindowSample, tokenized_store
+
+AnyHarvester = Harvester | CachedHarvester
+logger = logging.getLogger(__name__)
+
+
+def build_lm(config: LMConfig, seed: int) -> LazyLM:
+    """Return the frozen language model of a config; its weights are read when something has to go through it."""
+    return LazyLM(
+        config.name,
+        device=pick_device(config.device),
+        dtype=config.dtype,
+        revision=config.revision,
+        seed=seed,
+        **config.options,
+    )
+
+
+def enough_tokens(config: RunConfig) -> int:
+    """Return how much text a run can use: its budget, and enough held-out documents for every measurement."""
+    measured = 2 * config.evaluation.final_tokens + config.evaluation.downstream_tokens
+    return int(1.25 * max(config.tokens / config.data.share, measured / config.data.heldout_fraction))
+
+
+def build_store(run: RunConfig, lm: LazyLM) -> TokenStore:
+    """Return the tokenised corpus: made once and kept in the cache, or the user's own token file."""
+    config = run.data
+    if config.kind == "tokens":
+        assert config.path is not None
+        store = TokenStore.open(config.path, config.dtype, config.separator)
+        store.check_vocab(lm.vocab_size)
+        return store
+    source = make(config.source or {}, "data.source")
+    limit = enough_tokens(run) if config.max_tokens == "auto" else config.max_tokens
+    name = lm.identity()["tokenizer_hash"]
+    assert name is not None
+    return tokenized_store(source, lambda: lm.tokenizer, name, vocab_size=lm.vocab_size, max_tokens=limit)
+
+
+def samples(config: RunConfig, lm: LazyLM) -> tuple[WindowSample, WindowSample]:
+    """Return the windows that a run of this budget trains on and those that it is measured on."""
+    store = build_store(config, lm)
+    train, heldout = (_windows(config, lm, store, split) for split in ("train", "heldout"))
+    if train.n_tokens < config.data.batch_size:
+        raise UserError(
+            f"data: the training split has {train.n_tokens} tokens, fewer than one batch of "
+            f"data.batch_size={config.data.batch_size}; give more text or lower data.batch_size"
+        )
+    wanted = config.data.batch_size * (1 if config.trainer.overfit_batch else config.total_steps)
+    evaluation = config.evaluation
+    # Measured on the even windows, calibrated on the odd ones.
+    measured = 2 * max(
+        _windows_for(evaluation.final_tokens, heldout, config),
+        math.ceil(evaluation.downstream_tokens / config.data.context_length),
+    )
+    return (
+        WindowSample(train, _windows_for(wanted / config.data.share, train, config)),
+        WindowSample(heldout, measured),
+    )
+
+
+def _windows_for(rows: float, windows: Windows, config: RunConfig) -> int:
+    """Return how many windows hold about this many rows, some to spare for what the mask takes."""
+    a_window = windows.n_tokens / len(windows) - config.data.mask_first_position
+    return math.ceil(1.03 * rows / max(1.0, a_window)) + config.data.micro_batch
+
+
+def _windows(config: RunConfig, lm: LazyLM, store: TokenStore, split: Any) -> Windows:
+    data = config.data
+    if data.context_length > lm.n_ctx:
+        raise UserError(
+            f"data.context_length={data.context_length}: the language model reads at most {lm.n_ctx} tokens; lower it"
+        )
+    return Windows(
+        store,
+        split,
+        context_length=data.context_length,
+        packing=data.packing,
+        separator_id=lm.separator_id,
+        bos_id=lm.bos_id,
+        prepend_bos=data.prepend_bos,
+        heldout_fraction=data.heldout_fraction,
+    )
+
+
+def build_sites(config: RunConfig, lm: LazyLM) -> Sites:
+    """Return the hook names that a run reads; UserError for one that the language model lacks."""
+    names = resolve_sites(config.sites.kind, config.sites.layer, names=config.sites.read, n_layers=lm.n_layers)
+    for name in names:
+        lm.check_site(name)
+    return Sites(read=names, write=names)
+
+
+def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
+    """Build what a run on text reads: kept activations where ``data.cache`` allows, else the language model."""
+    assert config.lm is not None
+    data = config.data
+    lm = build_lm(config.lm, config.seed)
+    sites = build_sites(config, lm)
+    train, heldout = samples(config, lm)
+    policy = fitted.mask if fitted else MaskPolicy(lm.special_ids, data.mask_first_position, data.mask_norm_multiple)
+    streamed = {w.split: Harvester(lm, sites, w, policy, data.micro_batch) for w in (train, heldout)}
+    kept = cached_harvester(config, list(streamed.values()))
+    harvesters: dict[str, AnyHarvester] = dict(kept or streamed)
+    sample, stats, mask = None, fitted and fitted.stats, policy
+    if fitted is None:
+        found = calibrate(harvesters["train"], config.normalise.sample_tokens, config.stream_seed)
+        mask, sample, stats = found.mask, found.sample, found.stats
+    assert mask is not None
+    assert stats is not None
+    masked = {split: harvester.with_mask(mask) for split, harvester in harvesters.items()}
+    return Data(
+        source=_source(config, masked["train"]),
+        sample=sample,
+        stats=stats,
+        mask=mask,
+        lm=lm,
+        train_windows=train,
+        heldout=masked["heldout"],
+        downstream=None if data.cache == "only" else streamed["heldout"].with_mask(mask),
+        cache=kept and describe_kept(kept),
+        metadata={
+            "sites": {"read": list(sites.read), "write": list(sites.write)},
+            "lm": lm.identity(),
+            "mask": mask.to_dict(),
+            "data": {"windows": train.identity(), "context_length": data.context_length},
+        },
+    )
+
+
+def _source(config: RunConfig, harvester: AnyHarvester) -> StreamSource | CachedSource:
+    data, seed = config.data, config.stream_seed
+    options: dict[str, Any] = {
+        "batch_size": data.batch_size,
+        "buffer_tokens": data.buffer_tokens,
+        "mix": data.mix,
+        "seed": seed,
+        "budget": config.total_steps * data.batch_size,
+        "share": data.share,
+    }
+    order = EpochOrder(len(harvester.windows), seed)
+    if isinstance(harvester, CachedHarvester):
+        return CachedSource(harvester, order, **options)
+    return StreamSource(harvester, order, **options)
+
+
+def describe_kept(kept: dict[str, CachedHarvester]) -> str:
+    """Return in words which kept activations a run reads."""
+    rows = ", ".join(f"{len(h.windows):,} {split} windows" for split, h in kept.items())
+    addresses = sorted({cache.address for h in kept.values() for cache in h.caches})
+    return f"the cache ({rows}; {', '.join(addresses)})"
