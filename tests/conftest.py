@@ -93,6 +93,7 @@ def tiny_arguments(text_file: Path) -> list[str]:
         "data.batch_size=128",
         "data.buffer_tokens=1024",
         "data.micro_batch=4",
+        "data.cache=off",
         "sae.d_sae=64",
         "tokens=5120",
         "normalise.sample_tokens=1024",

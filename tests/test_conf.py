@@ -33,7 +33,11 @@ from tests.conftest import ROOT, planted
 
 CONF = ROOT / "conf"
 ENTRIES = {"train": RunConfig, "tokenize": TokenizeConfig}
-OPTIONS = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
+EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
+# hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
+OPTIONS = [(group, option) for group, option in EVERYTHING if not group.startswith("hydra/")]
+# Groups that decide which text is read, or how runs are started: nothing of a step.
+NOT_A_RUN = ("lm", "data", "sites", "launcher", "sweep")
 # What a user has to give where a yaml says ???.
 NEEDED = {"data.path": "corpus", "lm.name": "someone/some-model", "out": "out.bin"}
 
@@ -62,6 +66,9 @@ def test_the_folder_is_the_one_that_commands_read() -> None:
     defaults = OmegaConf.load(CONF / "train.yaml")["defaults"]
     chosen = {str(key) for entry in defaults if not isinstance(entry, str) for key in entry}
     assert {group for group, _ in OPTIONS} <= chosen
+    for group, option in EVERYTHING:
+        if group.startswith("hydra/"):
+            assert ({"launcher": "launcher", "sweeper": "sweep"}[group.removeprefix("hydra/")], option) in OPTIONS
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -101,11 +108,11 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in ("lm", "data", "sites")])
+@pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] not in NOT_A_RUN])
 def test_a_whole_run_is_built_and_takes_a_step(group: str, option: str, rows: Path, tmp_path: Path) -> None:
     overrides = [f"{group}={option}", "lm=none", "data=activations", "sae.d_sae=64", "trainer.accelerator=cpu"]
     config = validate(composed("train", overrides, **{"data.path": rows}))
-    run: Run = build_run(config, tmp_path / "run", "text")
+    run: Run = build_run(config, tmp_path / "run")
     assert run.module.total_steps == config.total_steps
     batch = next(iter(run.datamodule.train_dataloader()))
     ((_, lane),) = run.module.each_lane()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from sae_lightning.config import RunConfig
 from sae_lightning.core import UserError, write_json
 from sae_lightning.lm import FrozenLM
 from sae_lightning.tokens import WindowSample
-
-if TYPE_CHECKING:
-    from sae_lightning.activations.cache import CachedHarvester
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Data:
     mask: MaskPolicy | None
     lm: FrozenLM | None = None
     train_windows: WindowSample | None = None
-    heldout: "Harvester | CachedHarvester | None" = None
+    heldout: Harvester | None = None
     downstream: Harvester | None = None
     heldout_file: FileSource | None = None
     cache: str | None = None

@@ -4,19 +4,17 @@ import logging
 import math
 from typing import Any
 
-
 from sae_lightning.activations import Harvester, MaskPolicy, StreamSource, calibrate
 from sae_lightning.activations.cache import CachedHarvester, CachedSource
 from sae_lightning.build.data import Data, Fitted
 from sae_lightning.build.device import pick_device
 from sae_lightning.build.instantiate import make
-from sae_lightning.build.kept import cached_harvester
+from sae_lightning.build.kept import cached_harvesters
 from sae_lightning.config import LMConfig, RunConfig
 from sae_lightning.core import Sites, UserError
 from sae_lightning.lm import LazyLM, resolve_sites
 from sae_lightning.tokens import EpochOrder, TokenStore, Windows, WindowSample, tokenized_store
 
-AnyHarvester = Harvester | CachedHarvester
 logger = logging.getLogger(__name__)
 
 
@@ -116,8 +114,8 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
     train, heldout = samples(config, lm)
     policy = fitted.mask if fitted else MaskPolicy(lm.special_ids, data.mask_first_position, data.mask_norm_multiple)
     streamed = {w.split: Harvester(lm, sites, w, policy, data.micro_batch) for w in (train, heldout)}
-    kept = cached_harvester(config, list(streamed.values()))
-    harvesters: dict[str, AnyHarvester] = dict(kept or streamed)
+    kept = cached_harvesters(config, list(streamed.values()))
+    harvesters: dict[str, Harvester] = dict(kept or streamed)
     sample, stats, mask = None, fitted and fitted.stats, policy
     if fitted is None:
         found = calibrate(harvesters["train"], config.normalise.sample_tokens, config.stream_seed)
@@ -144,7 +142,7 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
     )
 
 
-def _source(config: RunConfig, harvester: AnyHarvester) -> StreamSource | CachedSource:
+def _source(config: RunConfig, harvester: Harvester) -> StreamSource | CachedSource:
     data, seed = config.data, config.stream_seed
     options: dict[str, Any] = {
         "batch_size": data.batch_size,
@@ -153,6 +151,7 @@ def _source(config: RunConfig, harvester: AnyHarvester) -> StreamSource | Cached
         "seed": seed,
         "budget": config.total_steps * data.batch_size,
         "share": data.share,
+        "share_seed": seed,
     }
     order = EpochOrder(len(harvester.windows), seed)
     if isinstance(harvester, CachedHarvester):
@@ -163,5 +162,5 @@ def _source(config: RunConfig, harvester: AnyHarvester) -> StreamSource | Cached
 def describe_kept(kept: dict[str, CachedHarvester]) -> str:
     """Return in words which kept activations a run reads."""
     rows = ", ".join(f"{len(h.windows):,} {split} windows" for split, h in kept.items())
-    addresses = sorted({cache.address for h in kept.values() for cache in h.caches})
+    addresses = sorted({cache.folder.name for h in kept.values() for cache in h.caches.values()})
     return f"the cache ({rows}; {', '.join(addresses)})"

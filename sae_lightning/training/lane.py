@@ -21,8 +21,8 @@ class Lane(nn.Module):
     l0_ring            [window] f32:  mean l0 of the last ``window`` steps (the rolling l0 of the crosscoder notes).
     first_bad_step     [] int64:      step of the first non-finite loss, -1 while all is well (no host sync needed).
 
-    Policy (when a feature counts as dead, what is logged) is set by callbacks; a lane only keeps the state. ``alive`` is
-    False once a bank has dropped the lane; ``first_bad_step`` says so in a checkpoint.
+    Policy (when a feature counts as dead, what is logged) is set by callbacks; a lane only keeps the state.
+    ``alive`` is False once a bank has dropped the lane; ``first_bad_step`` says so in a checkpoint.
     """
 
     tokens_since_fired: Tensor

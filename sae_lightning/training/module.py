@@ -30,8 +30,8 @@ class SAEModule(L.LightningModule):
 
     ``training_step`` sums the lanes' losses, so that each lane's gradients are those of its solo run; clipping is per
     lane and Adam is elementwise, so the weights are, too. A lane of a bank whose loss is no longer a number is dropped
-    (``Lane.alive``) and the others go on. ``is_bank``: what each lane writes goes to a folder of its own. The frozen language model is no part of this module: it
-    belongs to the data, and its weights never enter a checkpoint.
+    (``Lane.alive``) and the others go on. ``is_bank``: what each lane writes goes to a folder of its own. The frozen
+    language model is no part of this module: it belongs to the data, and its weights never enter a checkpoint.
 
     Order in a step: backward -> callbacks (remove parallel gradient) -> clip -> optimiser -> callbacks (renormalise
     decoder -> count dead features -> log -> save).
@@ -54,7 +54,7 @@ class SAEModule(L.LightningModule):
         self.is_bank = len(lanes) > 1 if bank is None else bank
 
     def every_lane(self) -> list[tuple[str, Lane]]:
-        """Return (name, lane) pairs, dropped lanes too; the optimiser has one parameter group for each, in this order."""
+        """Return (name, lane) pairs, dropped lanes too: one parameter group of the optimiser each, in this order."""
         return [(name, lane) for name, lane in self.lanes.items() if isinstance(lane, Lane)]
 
     def each_lane(self) -> list[tuple[str, Lane]]:

@@ -11,7 +11,7 @@ import torch
 from sae_lightning import command
 from sae_lightning.build import build_run, new_run_dir, optim_settings, run_name
 from sae_lightning.build import run as module
-from sae_lightning.build.run import check_nodes
+from sae_lightning.build.checks import check_nodes
 from sae_lightning.config import RunConfig, validate
 from sae_lightning.core import UserError
 from sae_lightning.training import memory

@@ -61,7 +61,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     config = validate(command.plain(command.compose("train", overrides)))
     run_dir = folder / "run"
     text = save_config(config, run_dir)
-    run = build_run(config, run_dir, text)
+    run = build_run(config, run_dir)
     run.trainer.callbacks.insert(0, watch := Watch())  # type: ignore[attr-defined]
     run.trainer.fit(run.module, datamodule=run.datamodule)
     events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0})

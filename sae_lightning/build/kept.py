@@ -1,0 +1,59 @@
+"""From config to kept activations: which caches a run reads, and building what they lack."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from sae_lightning.activations import Harvester
+from sae_lightning.activations.cache import CachedHarvester, CacheRequest, CacheTooBig, ensure, open_caches
+from sae_lightning.config import DataConfig, RunConfig
+from sae_lightning.tokens import WindowSample
+
+logger = logging.getLogger(__name__)
+
+
+def cache_root(data: DataConfig) -> Path | None:
+    """Return the folder of ``data.cache_dir``; None means the package's own."""
+    return Path(data.cache_dir).expanduser() if data.cache_dir else None
+
+
+def cached_harvesters(config: RunConfig, streamed: Sequence[Harvester]) -> dict[str, CachedHarvester] | None:
+    """Return harvesters of kept activations by split, in place of those that read the language model.
+
+    None with ``data.cache=off``, and with ``auto`` where the cache would pass its budget or the disk (that is said).
+    Raises UserError with ``only`` for a cache that is missing or too small.
+    """
+    data = config.data
+    if data.cache == "off":
+        return None
+    lm, sites = streamed[0].lm, streamed[0].sites
+    samples = [harvester.windows for harvester in streamed]
+    requests = [
+        CacheRequest(sample, tuple(dict.fromkeys([*sites.read, *sites.write])))
+        for sample in samples
+        if isinstance(sample, WindowSample)
+    ]
+    assert len(requests) == len(streamed), "kept activations are those of window samples"
+    try:
+        if data.cache == "only":
+            caches = open_caches(lm, requests, root=cache_root(data), micro_batch=data.micro_batch)
+        else:
+            caches = ensure(
+                lm,
+                requests,
+                root=cache_root(data),
+                micro_batch=data.micro_batch,
+                shard_bytes=int(data.cache_shard_mb * 2**20),
+                max_bytes=int(data.cache_max_gb * 1e9),
+            )
+    except CacheTooBig as error:
+        if data.cache == "only":
+            raise
+        logger.warning("%s; streaming this run", error)
+        return None
+    return {
+        request.windows.split: CachedHarvester(
+            found, sites, request.windows, harvester.mask, data.micro_batch, device=lm.device
+        )
+        for request, found, harvester in zip(requests, caches, streamed, strict=True)
+    }
