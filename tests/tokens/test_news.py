@@ -67,6 +67,8 @@ def test_news_in_smollm2_tokens(tmp_path: Path, tokenizer) -> None:
     text, place = store.locate(batch.token_index[0][inside].numpy())
     assert decode_window(tokenizer, batch) != ""
     assert [store.document(t)[p] for t, p in zip(text, place, strict=True)] == batch.tokens[0][inside].tolist()
-    few = tokenized_store(NewsSource(), lambda: tokenizer, "smollm2", vocab_size=49152, max_tokens=20_000, cache=tmp_path)
+    few = tokenized_store(
+        NewsSource(), lambda: tokenizer, "smollm2", vocab_size=49152, max_tokens=20_000, cache=tmp_path
+    )
     assert 20_000 <= few.n_tokens < 25_000
     assert few.path.read_bytes() == store.path.read_bytes()[: few.path.stat().st_size]

@@ -292,7 +292,9 @@ def test_several_at_once_tokenise_once(own_cache: Path, tokenizer) -> None:
 
 def test_the_cache_tells_texts_limits_and_vocabularies_apart(own_cache: Path, tokenizer) -> None:
     def place(source: TextSource, **options: Any) -> Path:
-        return tokenized_store(source, lambda: tokenizer, tokenizer_hash(tokenizer), **({"vocab_size": 257} | options)).path
+        return tokenized_store(
+            source, lambda: tokenizer, tokenizer_hash(tokenizer), **({"vocab_size": 257} | options)
+        ).path
 
     places = [
         place(ListSource(["ab", "c"])),
