@@ -1,6 +1,7 @@
 """What a run ran on and with: package versions, source revision, machine."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -46,6 +47,9 @@ def _versions() -> dict[str, str]:
 
 def _git() -> dict[str, str] | None:
     root = Path(__file__).resolve().parents[2]
+    frozen = root / "source.json"
+    if frozen.is_file():  # a copy that a sweep took at submission: it says what it is a copy of
+        return json.loads(frozen.read_text(encoding="utf-8")).get("git")
     if not (root / ".git").exists():
         return None
 

@@ -162,6 +162,16 @@ def test_a_narrow_range_and_an_undetermined_exponent_are_flagged() -> None:
     assert "b cannot be told from 0" in law.flags
 
 
+def test_residuals_that_bend_are_flagged() -> None:
+    n = np.repeat(np.array(WIDTHS, float), 2)
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(len(n)))
+    bent = fit_law(WIDTH, "floor", {"N": n}, (n**-0.4 + 0.03) * noise, draws=100)
+    straight = fit_law(WIDTH, "none", {"N": n}, n**-0.4 * noise, draws=100)
+    assert isinstance(bent, Fit) and isinstance(straight, Fit)  # noqa: PT018
+    assert any("curved" in flag for flag in bent.flags)
+    assert straight.flags == ()
+
+
 def test_the_same_seed_gives_the_same_intervals() -> None:
     n = np.repeat(np.array(WIDTHS, float), 2)
     loss = n**-0.3 * np.exp(0.05 * np.random.default_rng(0).standard_normal(12))
