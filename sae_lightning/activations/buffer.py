@@ -133,11 +133,15 @@ class ShuffleBuffer:
 
     def draw(self, state: Snapshot) -> tuple[ActivationBatch, Snapshot]:
         """Return the next batch (float32) and the state after it."""
-        assert state.remaining >= self.batch_size, "refill first"
-        rows = state.order[state.taken : state.taken + self.batch_size]
+        rows, after = self.advance(state)
         x = state.x[rows].float()
         y = x if state.y is state.x else state.y[rows].float()
-        batch = ActivationBatch(x=x, y=y, token_index=state.token_index[rows])
+        return ActivationBatch(x=x, y=y, token_index=state.token_index[rows]), after
+
+    def advance(self, state: Snapshot) -> tuple[Int[Tensor, "batch_size"], Snapshot]:
+        """Return which rows of the buffer make up the next batch, and the state after it."""
+        assert state.remaining >= self.batch_size, "refill first"
+        rows = state.order[state.taken : state.taken + self.batch_size]
         after = Snapshot(
             state.x,
             state.y,
@@ -148,7 +152,7 @@ class ShuffleBuffer:
             state.handed + self.batch_size,
             state.generator,
         )
-        return batch, after
+        return rows, after
 
     def pack(self, state: Snapshot) -> dict[str, Any]:
         """Return tensors and numbers: the rows still to come, in their order, on the CPU."""

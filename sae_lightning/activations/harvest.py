@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from sae_lightning.core import ActivationBatch, Sites, TokenBatch, UserError
 
 if TYPE_CHECKING:
     from sae_lightning.lm import FrozenLM
-    from sae_lightning.tokens import Windows
+    from sae_lightning.tokens import Windows, WindowSample
 
 Check = Callable[[], None]
 
@@ -22,17 +22,17 @@ Check = Callable[[], None]
 class Harvester:
     """Windows in, rows out: x is the read sites concatenated, y the written ones (the same tensor when they are equal).
 
-    Rows are in window order, in the LM's dtype and on its device. At most ``micro_batch`` windows go through the LM at
-    once; a micro-batch's result does not depend on which call it was part of, so a stream can be cut anywhere between
-    micro-batches. ``mask=None`` keeps every real token. Raises UserError for sites the LM does not have and for
-    windows longer than its context.
+    Rows are in window order, in the LM's dtype and on its device. Exactly ``micro_batch`` windows go through the LM at
+    once (see ``read_windows``), so what a window gives depends neither on the call nor on the windows beside it, and a
+    stream can be cut anywhere. ``mask=None`` keeps every real token. Raises UserError for sites the LM does not have
+    and for windows longer than its context.
     """
 
     def __init__(
         self,
         lm: "FrozenLM",
         sites: Sites,
-        windows: "Windows",
+        windows: "Windows | WindowSample",
         mask: MaskPolicy | None = None,
         micro_batch: int = 32,
     ) -> None:
@@ -53,6 +53,16 @@ class Harvester:
         self.d_out = sum(self.widths_out)
 
     @property
+    def device(self) -> torch.device:
+        """Where rows are."""
+        return self.lm.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What rows are kept in: the LM's dtype."""
+        return self.lm.dtype
+
+    @property
     def same_sites(self) -> bool:
         """Whether targets are the inputs (an SAE or a crosscoder, not a transcoder)."""
         return self.sites.read == self.sites.write
@@ -61,9 +71,13 @@ class Harvester:
         """Return a harvester of the same LM and windows under another mask."""
         return Harvester(self.lm, self.sites, self.windows, mask, self.micro_batch)
 
-    def with_windows(self, windows: "Windows") -> "Harvester":
+    def with_windows(self, windows: "Windows | WindowSample") -> "Harvester":
         """Return a harvester of the same LM and mask over other windows (the held-out ones)."""
         return Harvester(self.lm, self.sites, windows, self.mask, self.micro_batch)
+
+    def with_micro_batch(self, micro_batch: int) -> "Harvester":
+        """Return a harvester that passes another number of windows at once (its bits may differ in the last place)."""
+        return Harvester(self.lm, self.sites, self.windows, self.mask, micro_batch)
 
     def rows(self, window_numbers: NDArray[np.integer] | Sequence[int], check: Check | None = None) -> ActivationBatch:
         """Return the kept rows of these windows in the LM's dtype. check: called before each micro-batch."""
@@ -113,7 +127,7 @@ class Harvester:
 
     def _forward(self, numbers: NDArray[np.int64]) -> tuple[TokenBatch, Tensor, Tensor, Tensor]:
         batch = self.windows.batch(numbers)
-        read = self.lm.activations(batch.tokens, [*self.sites.read, *self.sites.write])
+        read = read_windows(self.lm, batch.tokens, [*self.sites.read, *self.sites.write], self.micro_batch)
         x = _join([read[site] for site in self.sites.read])
         y = x if self.same_sites else _join([read[site] for site in self.sites.write])
         keep = real_tokens(batch).to(x.device) if self.mask is None else self.mask.keep(batch, x)
@@ -123,6 +137,20 @@ class Harvester:
         rows = x[keep]
         index = batch.token_index.to(x.device)[keep]
         return ActivationBatch(x=rows, y=rows if y is x else y[keep], token_index=index)
+
+
+def read_windows(
+    lm: "FrozenLM", tokens: Int[Tensor, "b p"], sites: Sequence[str], micro_batch: int
+) -> dict[str, Float[Tensor, "b p d"]]:
+    """Return the activations of at most ``micro_batch`` windows, read as a pass of exactly that many.
+
+    Fewer windows are filled up by repeating them, and what comes of the repeated ones is dropped: matrix products of
+    another height may take another kernel and round differently, and the same shape gives the same bits.
+    """
+    n = len(tokens)
+    if n < micro_batch:
+        tokens = tokens[torch.arange(micro_batch, device=tokens.device) % n]
+    return {site: value[:n] for site, value in lm.activations(tokens, sites).items()}
 
 
 def _join(parts: list[Tensor]) -> Tensor:

@@ -52,12 +52,18 @@ class MaskPolicy:
 
     def keep(self, batch: TokenBatch, x: Float[Tensor, "b p d"]) -> Bool[Tensor, "b p"]:
         """Return which tokens count, on the device of ``x``."""
-        keep = self.candidates(batch).to(x.device)
+        if self.norm_multiple is None:
+            return self.candidates(batch).to(x.device)
+        return self.keep_by_norm(batch, row_norms(x))
+
+    def keep_by_norm(self, batch: TokenBatch, norms: Float[Tensor, "b p"]) -> Bool[Tensor, "b p"]:
+        """Return ``keep(batch, x)`` from ``row_norms(x)`` alone; those of tokens that are not real do not matter."""
+        keep = self.candidates(batch).to(norms.device)
         if self.norm_multiple is None:
             return keep
         if self.median_norm is None:
             raise ValueError("the mask's median norm is not known yet: fit it first (MaskPolicy.fit, calibrate)")
-        return keep & (row_norms(x) <= self.norm_multiple * self.median_norm)
+        return keep & (norms <= self.norm_multiple * self.median_norm)
 
     def fit(self, norms: Float[Tensor, "n"]) -> "MaskPolicy":
         """Return this policy with the median of ``norms``, those of tokens that pass ``candidates``."""

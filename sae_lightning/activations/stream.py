@@ -8,6 +8,7 @@ import numpy as np
 
 from sae_lightning.activations.buffer import ShuffleBuffer, Snapshot
 from sae_lightning.activations.harvest import Harvester
+from sae_lightning.activations.share import TokenShare
 from sae_lightning.activations.source import StopRequested, check_same_stream
 from sae_lightning.core import ActivationBatch, UserError
 from sae_lightning.tokens.order import EpochOrder
@@ -24,7 +25,8 @@ class StreamSource:
     signal handler, in another thread, while the LM fills the buffer - is the one after the last batch.
 
     buffer_tokens: capacity in rows. mix: share that stays at a refill. budget: rows the run will ask for, see
-    ``ShuffleBuffer``. ``on_fill``, where set, is told (rows, rows wanted) while the buffer fills.
+    ``ShuffleBuffer``. share, share_seed: which tokens take part, see ``TokenShare``. ``on_fill``, where set, is told
+    (rows, rows wanted) while the buffer fills.
     Raises UserError for a corpus smaller than a batch and a mask that leaves nothing.
     """
 
@@ -38,6 +40,8 @@ class StreamSource:
         mix: float = 0.5,
         seed: int = 0,
         budget: int | None = None,
+        share: float = 1.0,
+        share_seed: int = 0,
     ) -> None:
         if harvester.mask is not None and not harvester.mask.fitted:
             raise ValueError("the harvester's mask is not fitted: run calibrate first")
@@ -54,6 +58,7 @@ class StreamSource:
         self.d_out = harvester.d_out
         slack = harvester.micro_batch * windows.context_length
         self.buffer = ShuffleBuffer(buffer_tokens, batch_size, mix=mix, seed=seed, slack=slack, budget=budget)
+        self.share = TokenShare(share, share_seed)
         self.on_fill: Callable[[int, int], None] | None = None
         self._state = self.buffer.empty(self.d_in, self.d_out, same=harvester.same_sites)
         self._stop = False
@@ -84,7 +89,7 @@ class StreamSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Carry on from ``state``. UserError when it is of another stream (text, sites, mask, sizes or seed)."""
         check_same_stream(state.get("stream"), self._description())
-        self._state = self.buffer.unpack(state, self.harvester.lm.device)
+        self._state = self.buffer.unpack(state, self.harvester.device)
 
     def request_stop(self) -> None:
         """Let the iterator raise StopRequested before the next LM micro-batch. Safe in a signal handler."""
@@ -93,6 +98,9 @@ class StreamSource:
     def resume(self) -> None:
         """Take back ``request_stop``."""
         self._stop = False
+
+    def close(self) -> None:
+        """Nothing runs beside the caller here."""
 
     def _check_stop(self) -> None:
         if self._stop:
@@ -107,12 +115,13 @@ class StreamSource:
         logger.log(level, "filling the activation buffer: %d rows of %d", found, wanted)
         while True:
             numbers = self.order.take(np.arange(position, position + size))
-            rows = self.harvester.rows(numbers, self._check_stop)
+            rows = self.share.rows(self.harvester.rows(numbers, self._check_stop))
             position += size
             barren = 0 if len(rows) else barren + size
             if barren >= max(self.order.n_windows, 64 * size):
                 raise UserError(
-                    f"mask: leaves no token of {barren} windows in a row; loosen the mask or check the text"
+                    f"mask: leaves no token of {barren} windows in a row; loosen the mask, raise data.share or check "
+                    "the text"
                 )
             found += len(rows)
             if self.on_fill is not None:
@@ -127,7 +136,7 @@ class StreamSource:
             "windows": self.harvester.windows.identity(),
             "read": list(self.harvester.sites.read),
             "write": list(self.harvester.sites.write),
-            "dtype": str(self.harvester.lm.dtype),
+            "dtype": str(self.harvester.dtype),
             "mask": None if mask is None else mask.to_dict(),
             "micro_batch": self.harvester.micro_batch,
             "order_seed": self.order.seed,
@@ -135,4 +144,5 @@ class StreamSource:
             "buffer_tokens": self.buffer.capacity,
             "mix": self.buffer.mix,
             "seed": self.buffer.seed,
+            "share": 1.0 if self.share.share == 1 else [self.share.share, self.share.seed],
         }

@@ -49,3 +49,13 @@ def file_sha256(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def allow_open_files(n: int) -> None:
+    """Raise this process's limit of open files to at least ``n``, or as far as the system lets it."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < n and soft != resource.RLIM_INFINITY:
+        most = n if hard == resource.RLIM_INFINITY else min(n, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

@@ -1,0 +1,101 @@
+"""Sequential reading of a cache's files against the shuffled reader: bytes of stored vectors a second, and RSS.
+
+python -m experiments.benchmarks.cache_reader.bench [--gb 2] [--times 10] [--folder DIR]
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from experiments.benchmarks.cache_reader.fake import SITE, noise_cache
+from sae_lightning.activations.cache import ActivationCache, CachedHarvester, CachedSource
+from sae_lightning.core import Sites
+from sae_lightning.tokens import EpochOrder, WindowSample
+
+BATCH = 4096
+
+
+def drop(cache: ActivationCache) -> None:
+    """Put the cache's files out of the page cache."""
+    for entry in cache.manifest.shards:
+        for name in (entry.file, entry.index):
+            fd = os.open(cache.folder / name, os.O_RDONLY)
+            os.fdatasync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+
+
+def sequential(cache: ActivationCache) -> float:
+    """Read the files of the vectors from end to end into one buffer; return bytes a second."""
+    buffer = bytearray(1 << 20)
+    begin, n = time.perf_counter(), 0
+    for entry in cache.manifest.shards:
+        with open(cache.folder / entry.file, "rb", buffering=0) as file:
+            while got := file.readinto(buffer):
+                n += got
+    return n / (time.perf_counter() - begin)
+
+
+def shuffled(cache: ActivationCache, windows: WindowSample, buffer_tokens: int = 65_536) -> float:
+    """Read every row once in shuffled order, as float32 batches with their token numbers; return stored bytes/s."""
+    fresh = ActivationCache.open(cache.folder)
+    harvester = CachedHarvester({SITE: fresh}, Sites((SITE,), (SITE,)), windows)
+    n_batches = fresh.n_rows // BATCH
+    budget = n_batches * BATCH
+    source = CachedSource(
+        harvester, EpochOrder(len(windows), 0), batch_size=BATCH, buffer_tokens=buffer_tokens, seed=0, budget=budget
+    )
+    begin = time.perf_counter()
+    for _ in range(n_batches):
+        source.next()
+    seconds = time.perf_counter() - begin
+    source.close()
+    return budget * fresh.d * fresh.dtype.itemsize / seconds
+
+
+def measure(folder: Path, gigabytes: float) -> dict[str, float]:
+    cache, windows = noise_cache(folder, gigabytes)
+    out: dict[str, float] = {"GB": sum(entry.bytes for entry in cache.manifest.shards) / 1e9}
+    drop(cache)
+    before = psutil.Process().memory_info().rss
+    out["sequential, cold"] = sequential(cache) / 1e9
+    drop(cache)
+    out["shuffled, cold"] = shuffled(cache, windows) / 1e9
+    out["sequential, warm"] = sequential(cache) / 1e9
+    out["shuffled, warm"] = shuffled(cache, windows) / 1e9
+    out["RSS before, MB"] = before / 1e6
+    out["peak RSS, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gb", type=float, default=2.0)
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--one", type=float, default=None, help="measure one size and print JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        if arguments.one:
+            print(json.dumps(measure(arguments.folder or Path(folder), arguments.one)))
+            return
+        for gigabytes in (arguments.gb, arguments.gb * arguments.times):
+            place = Path(folder) / f"{gigabytes:g}"
+            place.mkdir()
+            command = [sys.executable, "-m", __spec__.name, "--one", str(gigabytes), "--folder", str(place)]
+            values = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            print("  ".join(f"{name}: {value:.2f}" for name, value in values.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The stream of a run, read from a cache: the same batches, bit for bit, as from the language model."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sae_lightning.activations.buffer import ShuffleBuffer, Snapshot
+from sae_lightning.activations.cache.ahead import Ahead
+from sae_lightning.activations.cache.harvester import CachedHarvester
+from sae_lightning.activations.share import TokenShare
+from sae_lightning.activations.source import check_same_stream
+from sae_lightning.activations.stream import StreamSource
+from sae_lightning.core import ActivationBatch, UserError
+from sae_lightning.tokens.order import EpochOrder
+
+# Batches that are ready before they are asked for, and vectors that the disk is asked for at once.
+_READY = 2
+_BLOCK_BYTES = 16 << 20
+_MOST_PARTS = 4096
+
+
+class CachedSource(StreamSource):
+    """``StreamSource`` with a ``CachedHarvester``: the same arguments give the same batches.
+
+    The shuffle buffer holds row numbers and no vectors, so a state is a few hundred kilobytes whatever the width. Two
+    threads work ahead: one checks the windows of the next refill (which brings them from the disk into the page
+    cache) and applies the mask; the other shuffles, gathers finished batches out of the maps and sends them to the
+    device. Neither moves the state, which is always the one after the last batch handed out.
+
+    Memory: two batches, twice the buffer's row numbers, and mapped pages, given back every 128 MiB: a few hundred MiB
+    however large the cache is, shared with whoever else reads it.
+    ``close`` ends the threads; so does dropping the source, and the end of the process.
+    """
+
+    def __init__(
+        self,
+        harvester: CachedHarvester,
+        order: EpochOrder,
+        *,
+        batch_size: int,
+        buffer_tokens: int = 32_768,
+        mix: float = 0.5,
+        seed: int = 0,
+        budget: int | None = None,
+        share: float = 1.0,
+        share_seed: int = 0,
+    ) -> None:
+        super().__init__(
+            harvester,
+            order,
+            batch_size=batch_size,
+            buffer_tokens=buffer_tokens,
+            mix=mix,
+            seed=seed,
+            budget=budget,
+            share=share,
+            share_seed=share_seed,
+        )
+        self._cached = harvester
+        self._state = self._empty()
+        self._ahead: Ahead[tuple[ActivationBatch, Snapshot]] | None = None
+
+    def next(self) -> ActivationBatch:
+        """Return the next batch; raises StopRequested after ``request_stop``."""
+        self._check_stop()
+        if self._ahead is None:
+            batches = _batches(self._cached, self.order, self.buffer, self.share, self._state)
+            self._ahead = Ahead(batches, _READY, "cached batches")
+        batch, self._state = self._ahead.next(self._check_stop)
+        if batch.x.is_cuda:
+            # Made on the thread's stream: its memory must not be used again before this stream is through with it.
+            for value in (batch.x, batch.y, batch.token_index):
+                value.record_stream(torch.cuda.current_stream())
+        return batch
+
+    def state_dict(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
+        """Return the state (now, or at an earlier ``snapshot``): numbers of the rows to come, place, generator."""
+        state = super().state_dict(snapshot)
+        return {"rows": state.pop("x").flatten(), **state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Carry on from ``state``. UserError when it is of another stream (text, sites, mask, sizes or seed)."""
+        check_same_stream(state.get("stream"), self._description())
+        self.close()
+        self._state = self.buffer.unpack({**state, "x": state["rows"][:, None]})
+
+    def close(self) -> None:
+        """End the threads; the next batch starts them again from the state."""
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def _empty(self) -> Snapshot:
+        """Return the state before the first row: x [n, 1] are row numbers of the cache."""
+        empty = self.buffer.empty(0, 0)
+        rows = torch.empty(0, 1, dtype=torch.int64)
+        return replace(empty, x=rows, y=rows)
+
+    def _description(self) -> dict[str, Any]:
+        return {**super()._description(), "kind": "cache"}
+
+
+def _batches(
+    harvester: CachedHarvester, order: EpochOrder, buffer: ShuffleBuffer, share: TokenShare, state: Snapshot
+) -> Iterator[tuple[ActivationBatch, Snapshot]]:
+    """Yield each batch and the state after it, from ``state`` on."""
+    size = harvester.micro_batch
+    per_refill = buffer.capacity * (1 - buffer.mix) / share.share / (size * harvester.windows.context_length)
+    parts = Ahead(
+        _parts(harvester, order, share, state.position), min(max(1, int(per_refill)), _MOST_PARTS), "checked windows"
+    )
+    send = _Sender(harvester, buffer.batch_size)
+    try:
+        while True:
+            if buffer.needs_refill(state):
+                state = buffer.refill(state, _filled(parts, order.n_windows, size))
+            places, after = buffer.advance(state)
+            batch = send(state.x[places, 0].numpy(), state.token_index[places])
+            state = after
+            yield batch, state
+    finally:
+        parts.close()
+
+
+def _parts(
+    harvester: CachedHarvester, order: EpochOrder, share: TokenShare, position: int
+) -> Iterator[tuple[ActivationBatch, int]]:
+    """Yield (row numbers as x [n, 1], position after them) of each micro-batch from ``position`` on; endless.
+
+    A block of micro-batches at a time: the disk is asked for the next block while the vectors of this one are checked.
+    """
+    size = harvester.micro_batch
+    caches = harvester.distinct()
+    per_part = size * harvester.windows.context_length * sum(cache.d * cache.dtype.itemsize for cache in caches)
+    block = size * max(1, _BLOCK_BYTES // per_part)
+    numbers = _announced(harvester, order, position, block)
+    while True:
+        following = _announced(harvester, order, position + block, block)
+        for cache in caches:
+            cache.verify(numbers)
+        rows, token_index, ends = harvester.kept(numbers)
+        chosen = share.keep(token_index)
+        for first in range(0, block, size):
+            own = slice(ends[first], ends[first + size])
+            x = torch.from_numpy(rows[own])[chosen[own]][:, None]
+            yield ActivationBatch(x=x, y=x, token_index=token_index[own][chosen[own]]), position + first + size
+        position += block
+        numbers = following
+
+
+def _announced(harvester: CachedHarvester, order: EpochOrder, position: int, n: int) -> NDArray[np.int64]:
+    """Return the windows at the next ``n`` places of the stream, and let the disk begin with them."""
+    numbers = order.take(np.arange(position, position + n))
+    for cache in harvester.distinct():
+        cache.will_need(numbers)
+    return numbers
+
+
+def _filled(
+    parts: "Ahead[tuple[ActivationBatch, int]]", n_windows: int, size: int
+) -> Iterator[tuple[ActivationBatch, int]]:
+    """Yield the parts that hold rows; UserError where a whole epoch holds none."""
+    barren = 0
+    while True:
+        rows, position = parts.next()
+        barren = 0 if len(rows) else barren + size
+        if barren >= max(n_windows, 64 * size):
+            raise UserError(f"mask: leaves no token of {barren} windows in a row; loosen the mask or raise data.share")
+        if len(rows):
+            yield rows, position
+
+
+class _Sender:
+    """Turns row numbers into a float32 batch on the device."""
+
+    def __init__(self, harvester: CachedHarvester, batch_size: int) -> None:
+        self.harvester = harvester
+        self.device = harvester.device
+        cuda = self.device.type == "cuda"
+        self._stream = torch.cuda.Stream(self.device) if cuda else None
+        # Memory that is touched for the first time costs more than the copy into it: one buffer for all batches.
+        self._x = torch.empty(batch_size, harvester.d_in, dtype=harvester.dtype, pin_memory=cuda)
+        same = harvester.same_sites
+        self._y = self._x if same else torch.empty(batch_size, harvester.d_out, dtype=harvester.dtype, pin_memory=cuda)
+
+    def __call__(self, rows: NDArray[np.int64], token_index: torch.Tensor) -> ActivationBatch:
+        self.harvester.gather_read(rows, self._x)
+        if self._y is not self._x:
+            self.harvester.gather_write(rows, self._y)
+        if self._stream is None:
+            return self._batch(token_index)
+        with torch.cuda.stream(self._stream):
+            batch = self._batch(token_index)
+        self._stream.synchronize()
+        return batch
+
+    def _batch(self, token_index: torch.Tensor) -> ActivationBatch:
+        """Send in the LM's dtype, widen on the device."""
+        x = self._x.to(self.device, non_blocking=True).to(torch.float32, copy=True)
+        y = x if self._y is self._x else self._y.to(self.device, non_blocking=True).to(torch.float32, copy=True)
+        return ActivationBatch(x=x, y=y, token_index=token_index.to(self.device, non_blocking=True))
