@@ -18,6 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, cr
 from sae_lightning.core.errors import UserError, nearest
 from sae_lightning.core.files import atomic_path
 
+#: A bank's command line, beside its config: its lanes, and those added later, are composed from it.
+OVERRIDES_FILE = "overrides.json"
+
 
 def _whole(value: Any) -> Any:
     """Read 1e6 as the integer it is: YAML and the command line call it a float."""

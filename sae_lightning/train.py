@@ -75,6 +75,11 @@ def task(composed: DictConfig) -> None:
     """One composed config, as the command line or a sweep made it."""
     raw = command.plain(composed)
     hydra_config = HydraConfig.get()
+    sweep = hydra_config.mode == RunMode.MULTIRUN
+    choices = hydra_config.runtime.choices
+    for group in ("launcher", "sweep"):
+        if not sweep and choices.get(group) != "basic":
+            raise UserError(f"{group}={choices.get(group)}: is for sweeps; add --multirun, or leave {group} out")
     overrides = list(hydra_config.overrides.task)
     if raw["resume"] is not None:
         resume(raw, overrides)
@@ -86,7 +91,6 @@ def task(composed: DictConfig) -> None:
     else:
         config = with_absolute_paths(validate(raw))
     lanes = lane_configs(config, overrides) if config.bank is not None else None
-    sweep = hydra_config.mode == RunMode.MULTIRUN
     run_dir = new_run_dir(config, str(Path(hydra_config.sweep.dir, str(hydra_config.sweep.subdir))) if sweep else None)
     command.set_up_logging(run_dir / "train.log")
     if lanes is not None:

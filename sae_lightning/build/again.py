@@ -9,16 +9,13 @@ from typing import Any
 import torch
 
 from sae_lightning.build.bank import SOLO, lane_configs, lane_names
-from sae_lightning.config import RunConfig, load_config, validate
+from sae_lightning.config import OVERRIDES_FILE, RunConfig, load_config, validate
 from sae_lightning.core import UserError, write_json
 from sae_lightning.training import AtomicCheckpointIO, last_good
 from sae_lightning.training.checkpoints import step_checkpoints
 from sae_lightning.training.extract import extract_lane
 
 logger = logging.getLogger(__name__)
-
-#: The run's command line beside its config: lanes that are added later start from the same.
-OVERRIDES = "overrides.json"
 
 
 def find_checkpoint(run_dir: Path) -> Path | None:
@@ -49,19 +46,19 @@ def saved_lanes(run_dir: Path, config: RunConfig) -> dict[str, RunConfig]:
     missing = [name for name, folder in folders.items() if not (folder / "config.yaml").is_file()]
     if not missing:
         return {name: load_config(folder) for name, folder in folders.items()}
-    if len(missing) < len(names) or not (run_dir / OVERRIDES).is_file():
+    if len(missing) < len(names) or not (run_dir / OVERRIDES_FILE).is_file():
         raise UserError(f"resume={run_dir}: lanes/{missing[0]}/config.yaml is missing; restore it or start anew")
     return lane_configs(config, saved_overrides(run_dir))  # queued, or killed before anything was built
 
 
 def saved_overrides(run_dir: Path) -> list[str]:
     """Read what ``save_overrides`` kept."""
-    return json.loads((run_dir / OVERRIDES).read_text(encoding="utf-8"))
+    return json.loads((run_dir / OVERRIDES_FILE).read_text(encoding="utf-8"))
 
 
 def save_overrides(run_dir: Path, overrides: Sequence[str]) -> None:
     """Keep the command line that a bank's lanes were composed from."""
-    write_json(run_dir / OVERRIDES, list(overrides))
+    write_json(run_dir / OVERRIDES_FILE, list(overrides))
 
 
 def added_to(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[RunConfig, list[str]]:
@@ -77,7 +74,7 @@ def added_to(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[RunConfi
     if not raw["bank"]:
         raise UserError(f"add_to={raw['add_to']}: no lane to add; give bank=[{{sae.k: 128}}] or the like")
     earlier = load_config(folder)
-    if earlier.bank is None or not (folder / OVERRIDES).is_file():
+    if earlier.bank is None or not (folder / OVERRIDES_FILE).is_file():
         raise UserError(f"add_to={raw['add_to']}: is no bank's run folder; give the folder of a run with bank=")
     values = earlier.model_dump(mode="json") | {"bank": raw["bank"], "add_to": str(folder), "progress": raw["progress"]}
     values["data"]["seed"] = earlier.stream_seed

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sae_lightning import command
 from sae_lightning.build.checks import check_nodes
-from sae_lightning.config import RunConfig, validate
+from sae_lightning.config import RunConfig, validate, with_absolute_paths
 from sae_lightning.core import UserError
 
 #: The name of a run's only lane.
@@ -106,7 +106,7 @@ def _compose(overrides: Sequence[str], own: Mapping[str, Any]) -> RunConfig:
     lines = [f"{key}={_text(value)}" for key, value in own.items() if key != "name"]
     while True:
         try:
-            return validate(command.plain(command.compose("train", [*kept, *lines])))
+            return with_absolute_paths(validate(command.plain(command.compose("train", [*kept, *lines]))))
         except (HydraException, OmegaConfBaseException) as error:
             # sae.k=32 of the whole bank means nothing to a lane of another architecture.
             strange = [o for o in kept if "model" in keys and f"'{o.split('=', 1)[0]}'" in str(error)]

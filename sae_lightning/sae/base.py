@@ -14,7 +14,7 @@ from sae_lightning.activations.normalise import row_statistics
 from sae_lightning.core import Features, SAEOutput, UserError
 from sae_lightning.sae.kernels import SparsePattern, gather_features, pattern_of, sparse_decode, sparse_encode
 
-Scheme = Literal["tied", "kaiming", "datapoint", "zero_decoder"]
+Scheme = Literal["tied", "kaiming", "kaiming_transpose", "datapoint", "zero_decoder"]
 BiasInit = Literal["zero", "mean", "geometric_median"]
 
 

@@ -33,6 +33,8 @@ def initialise(
                         directions where the widths differ)
     - ``kaiming``:      both matrices Kaiming uniform (bound sqrt(6 / d_in)), independent; decoder rows then scaled to
                         decoder_norm
+    - ``kaiming_transpose``: W_enc Kaiming uniform; decoder rows are its columns, scaled to decoder_norm (a variant of
+                        the crosscoder notes; as drawn they have a norm of about sqrt(2))
     - ``datapoint``:    decoder rows point from the sample's centre at random samples, of length decoder_norm;
                         W_enc = W_dec^T. A sample used again is mixed with 20 % of a random direction
     - ``zero_decoder``: W_enc Kaiming uniform, W_dec 0 (transcoders)
@@ -56,9 +58,16 @@ def initialise(
     y = x if target is sample_x else target
     sae.b_enc.zero_()
     sae.b_dec.copy_(_centre(y, b_dec))
-    if scheme in ("kaiming", "zero_decoder"):
-        sae.W_enc.copy_(_kaiming(sae.d_sae, sae.d_in, seed, "encoder").t())
-        sae.W_dec.copy_(_kaiming(sae.d_sae, sae.d_out, seed, "decoder"))
+    if scheme == "kaiming_transpose" and sae.d_in != sae.d_out:
+        raise UserError(
+            f"init.scheme=kaiming_transpose: a decoder of width {sae.d_out} is no transpose of an encoder of width "
+            f"{sae.d_in}; use kaiming"
+        )
+    if scheme in ("kaiming", "kaiming_transpose", "zero_decoder"):
+        drawn = _kaiming(sae.d_sae, sae.d_in, seed, "encoder")
+        sae.W_enc.copy_(drawn.t())
+        transposed = scheme == "kaiming_transpose"
+        sae.W_dec.copy_(drawn if transposed else _kaiming(sae.d_sae, sae.d_out, seed, "decoder"))
         if scheme == "zero_decoder":
             sae.W_dec.zero_()
         else:

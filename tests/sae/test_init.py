@@ -30,7 +30,7 @@ def test_defaults_of_each_architecture(name):
         assert not sae.b_dec.any()
 
 
-@pytest.mark.parametrize("scheme", ["tied", "kaiming", "datapoint", "zero_decoder"])
+@pytest.mark.parametrize("scheme", ["tied", "kaiming", "kaiming_transpose", "datapoint", "zero_decoder"])
 def test_same_seed_same_weights(scheme):
     def weights(seed):
         sae = fresh("topk")
@@ -51,6 +51,10 @@ def test_schemes():
     torch.testing.assert_close(sae.b_dec, x.mean(0))
     bound = math.sqrt(6 / 12)
     assert 0.9 * bound < sae.W_enc.abs().max() <= bound
+    initialise(sae, x, scheme="kaiming_transpose", decoder_norm=0.12)
+    assert 0.9 * bound < sae.W_enc.abs().max() <= bound
+    expected = 0.12 * torch.nn.functional.normalize(sae.W_enc.t(), dim=1)
+    torch.testing.assert_close(sae.W_dec, expected)
     initialise(sae, x, scheme="datapoint", decoder_norm=0.5)
     directions = torch.nn.functional.normalize(x - x.mean(0), dim=1)
     cosine = (sae.W_dec / 0.5) @ directions.t()
