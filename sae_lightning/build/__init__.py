@@ -7,11 +7,13 @@ from sae_lightning.build.instantiate import make
 from sae_lightning.build.lanes import build_lane, build_objective, build_sae, optim_settings
 from sae_lightning.build.names import new_run_dir, run_name
 from sae_lightning.build.run import Run, build_run
+from sae_lightning.build.text import build_cache
 
 __all__ = [
     "Data",
     "Run",
     "added_to",
+    "build_cache",
     "build_data",
     "build_lane",
     "build_objective",

@@ -5,11 +5,11 @@ import math
 from typing import Any
 
 from sae_lightning.activations import Harvester, MaskPolicy, StreamSource, calibrate
-from sae_lightning.activations.cache import CachedHarvester, CachedSource
+from sae_lightning.activations.cache import ActivationCache, CachedHarvester, CachedSource
 from sae_lightning.build.data import Data, Fitted
 from sae_lightning.build.device import pick_device
 from sae_lightning.build.instantiate import make
-from sae_lightning.build.kept import cached_harvesters
+from sae_lightning.build.kept import cached_harvesters, find_caches
 from sae_lightning.config import LMConfig, RunConfig
 from sae_lightning.core import Sites, UserError
 from sae_lightning.lm import LazyLM, resolve_sites
@@ -103,6 +103,14 @@ def build_sites(config: RunConfig, lm: LazyLM) -> Sites:
     for name in names:
         lm.check_site(name)
     return Sites(read=names, write=names)
+
+
+def build_cache(config: RunConfig) -> list[ActivationCache]:
+    """Keep what a run of this config would read, every site in one pass of the language model; return the caches."""
+    assert config.lm is not None
+    lm = build_lm(config.lm, config.seed)
+    found = find_caches(config.data, lm, build_sites(config, lm), samples(config, lm))
+    return [cache for by_site in found for cache in by_site.values()]
 
 
 def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:

@@ -16,6 +16,8 @@ from sae_lightning.activations.cache.container import PAGE, read_header
 _PROT_NONE, _PROT_READ = 0, 1
 _SHARED, _PRIVATE, _FIXED = 0x01, 0x02, 0x10
 _WILL_NEED, _DONT_NEED = 3, 4
+# A touch brings in the pages around it as well: Linux maps aligned blocks of so many bytes.
+_AROUND = 64 << 10
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -78,9 +80,12 @@ class AddressSpace:
         begin = first * self.row_bytes // PAGE * PAGE
         _libc.madvise(self._base + begin, last * self.row_bytes - begin, _WILL_NEED)
 
-    def release(self) -> None:
-        """Take the pages out of this process; they stay in the machine's page cache."""
-        _libc.madvise(self._base, self._size, _DONT_NEED)
+    def release(self, first: int = 0, last: int | None = None) -> None:
+        """Take the pages of these items (of all) out of this process; they stay in the machine's page cache."""
+        end = self._base + self._size
+        begin = max(self._base, (self._base + first * self.row_bytes) // _AROUND * _AROUND)
+        end = end if last is None else min(end, -(-(self._base + last * self.row_bytes) // _AROUND) * _AROUND)
+        _libc.madvise(begin, end - begin, _DONT_NEED)
 
 
 def _mmap(at: int | None, size: int, protection: int, flags: int, fd: int, offset: int) -> int:

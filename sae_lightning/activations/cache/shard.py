@@ -169,6 +169,10 @@ class Shard:
         """Let the kernel fetch a window's vectors from the disk."""
         self._space.will_need(*self._items(window))
 
+    def release(self, window: int) -> None:
+        """Give a window's pages back to the machine."""
+        self._space.release(*self._items(window))
+
     def _items(self, window: int) -> tuple[int, int]:
         return self.base + int(self.offsets[window]), self.base + int(self.offsets[window + 1])
 

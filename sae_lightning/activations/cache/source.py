@@ -1,5 +1,6 @@
 """The stream of a run, read from a cache: the same batches, bit for bit, as from the language model."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from sae_lightning.activations.buffer import ShuffleBuffer, Snapshot
 from sae_lightning.activations.cache.ahead import Ahead
 from sae_lightning.activations.cache.harvester import CachedHarvester
+from sae_lightning.activations.cache.recycled import Recycled
 from sae_lightning.activations.share import TokenShare
 from sae_lightning.activations.source import check_same_stream
 from sae_lightning.activations.stream import StreamSource
@@ -21,6 +23,7 @@ from sae_lightning.tokens.order import EpochOrder
 _READY = 2
 _BLOCK_BYTES = 16 << 20
 _MOST_PARTS = 4096
+_STRAGGLERS = 1 / 500
 
 
 class CachedSource(StreamSource):
@@ -31,8 +34,9 @@ class CachedSource(StreamSource):
     cache) and applies the mask; the other shuffles, gathers finished batches out of the maps and sends them to the
     device. Neither moves the state, which is always the one after the last batch handed out.
 
-    Memory: two batches, twice the buffer's row numbers, and mapped pages, given back every 128 MiB: a few hundred MiB
-    however large the cache is, shared with whoever else reads it.
+    Memory: two batches, twice the buffer's row numbers, and mapped pages of the windows that the buffer's
+    rows are in: at ``mix`` 0.5 about six times the buffer in the LM's dtype, however large the cache is, and shared
+    with whoever else reads it.
     ``close`` ends the threads; so does dropping the source, and the end of the process.
     """
 
@@ -110,9 +114,12 @@ def _batches(
     """Yield each batch and the state after it, from ``state`` on."""
     size = harvester.micro_batch
     per_refill = buffer.capacity * (1 - buffer.mix) / share.share / (size * harvester.windows.context_length)
-    parts = Ahead(
-        _parts(harvester, order, share, state.position), min(max(1, int(per_refill)), _MOST_PARTS), "checked windows"
-    )
+    depth = min(max(1, int(per_refill)), _MOST_PARTS)
+    # Rows of a window are picked over several refills, the share that stays each time: until next to none is left.
+    refills = 1 if buffer.mix == 0 else math.log(_STRAGGLERS) / math.log(buffer.mix)
+    for cache in harvester.distinct():
+        cache.keep_mapped(math.ceil((refills + 2) * max(1, per_refill)) * size)
+    parts = Ahead(_parts(harvester, order, share, state.position), depth, "checked windows")
     send = _Sender(harvester, buffer.batch_size)
     try:
         while True:
@@ -182,24 +189,26 @@ class _Sender:
         self.device = harvester.device
         cuda = self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if cuda else None
-        # Memory that is touched for the first time costs more than the copy into it: one buffer for all batches.
+        self._same = harvester.same_sites
+        # Memory that is touched for the first time costs more than the copy into it: buffers are used again.
         self._x = torch.empty(batch_size, harvester.d_in, dtype=harvester.dtype, pin_memory=cuda)
-        same = harvester.same_sites
-        self._y = self._x if same else torch.empty(batch_size, harvester.d_out, dtype=harvester.dtype, pin_memory=cuda)
+        self._wide_x = Recycled((batch_size, harvester.d_in))
+        if not self._same:
+            self._y = torch.empty(batch_size, harvester.d_out, dtype=harvester.dtype, pin_memory=cuda)
+            self._wide_y = Recycled((batch_size, harvester.d_out))
 
     def __call__(self, rows: NDArray[np.int64], token_index: torch.Tensor) -> ActivationBatch:
         self.harvester.gather_read(rows, self._x)
-        if self._y is not self._x:
+        if not self._same:
             self.harvester.gather_write(rows, self._y)
         if self._stream is None:
-            return self._batch(token_index)
+            x = self._wide_x.take().copy_(self._x)
+            y = x if self._same else self._wide_y.take().copy_(self._y)
+            return ActivationBatch(x=x, y=y, token_index=token_index.to(self.device))
         with torch.cuda.stream(self._stream):
-            batch = self._batch(token_index)
+            # In the LM's dtype over the bus, widened there.
+            x = self._x.to(self.device, non_blocking=True).float()
+            y = x if self._same else self._y.to(self.device, non_blocking=True).float()
+            batch = ActivationBatch(x=x, y=y, token_index=token_index.to(self.device, non_blocking=True))
         self._stream.synchronize()
         return batch
-
-    def _batch(self, token_index: torch.Tensor) -> ActivationBatch:
-        """Send in the LM's dtype, widen on the device."""
-        x = self._x.to(self.device, non_blocking=True).to(torch.float32, copy=True)
-        y = x if self._y is self._x else self._y.to(self.device, non_blocking=True).to(torch.float32, copy=True)
-        return ActivationBatch(x=x, y=y, token_index=token_index.to(self.device, non_blocking=True))
