@@ -40,6 +40,9 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     Mistakes of the user (an unknown key, a bad value, a missing file) end with one line on stderr and exit code 2;
     only our own faults show a traceback.
     """
+    # Hydra's parser takes overrides on one side of a flag only; people write --multirun anywhere.
+    flags = [a for a in sys.argv[1:] if a in ("-m", "--multirun")]
+    sys.argv[1:] = [*flags[:1], *(a for a in sys.argv[1:] if a not in flags)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises what went wrong instead of printing it and exiting with 1
 
     def guarded(config: DictConfig) -> Any:

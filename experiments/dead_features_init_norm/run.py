@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("settings", nargs="*", help="overrides of the bank")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     records = run_bank(options.out / "bank", lanes(), [*SETTINGS, *options.settings])
     rows = []
     for number, norm in enumerate(NORMS):

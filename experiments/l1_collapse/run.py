@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("settings", nargs="*", help="overrides of the bank")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     records = run_bank(options.out / "bank", LANES, [*SETTINGS, *options.settings])
     by_name = {record["lane"]: record for record in records}
     rows = []

@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("settings", nargs="*", help="overrides of every bank, e.g. lm=gpt2 sites.layer=6")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     started = time.monotonic()
     settings = [*SETTINGS, *options.settings]
     grid = [{"sae.d_sae": width, "sae.k": k} for width in WIDTHS for k in KS]

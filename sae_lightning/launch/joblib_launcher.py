@@ -91,12 +91,14 @@ class JoblibLauncher(Launcher):
         threads = [threading.Thread(target=serve, daemon=True) for _ in range(n_workers)]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
-        return [
-            result or failed(job_overrides[i], f"run {initial_job_idx + i}: was never started")
-            for i, result in enumerate(results)
-        ]
+        try:
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:
+            while take(waiting) is not None:
+                pass
+            raise
+        return [result or failed(job_overrides[i], "it was never started") for i, result in enumerate(results)]
 
     def _share_threads(self, n_workers: int) -> None:
         """Divide the machine's threads among the workers; end the idle ones when their share is another."""
@@ -143,9 +145,9 @@ def outcome(worker: Any, overrides: list[str], number: int, context: tuple[Any, 
         return worker.submit(execute, overrides, number, *context).result()
     except BrokenExecutor as error:
         signals = ", ".join(re.findall(r"SIG[A-Z]+", str(error))) or "it gave no reason"
-        return failed(overrides, f"run {number}: its process died ({signals}); was memory short?")
+        return failed(overrides, f"its process died ({signals}); was memory short?")
     except BaseException as error:  # an exit within the run, or a result that cannot travel between processes
-        return failed(overrides, f"run {number}: {type(error).__name__}: {error}")
+        return failed(overrides, f"{type(error).__name__}: {error}")
 
 
 def execute(

@@ -59,11 +59,11 @@ class OptunaSweeper(Sweeper):
             self.settings = SweepSettings.model_validate(raw)
         except ValidationError as error:
             raise UserError(one_line(error, "hydra.sweeper")) from None
-        if not re.fullmatch(r"[A-Za-z0-9._=-]+", self.settings.study):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]*", self.settings.study):
             raise UserError(
-                f"hydra.sweeper.study={self.settings.study!r}: names a folder; use letters, digits and . _ = - only"
+                f"hydra.sweeper.study={self.settings.study!r}: names a folder; use letters, digits and . _ = -"
             )
-        self.config, self.hydra_context = config, hydra_context
+        self._base, self._loader = config, hydra_context.config_loader
         if config.hydra.launcher.get("wait") is False:
             raise UserError(
                 "hydra.launcher.wait=false: sweep=optuna needs each run's result; set hydra.launcher.wait=true"
@@ -75,21 +75,23 @@ class OptunaSweeper(Sweeper):
     @property
     def sweep_dir(self) -> Path:
         """The folder of the sweep: storage, trials' run folders, front and log."""
-        return Path(str(self.config.hydra.sweep.dir)).expanduser().resolve()
+        return Path(str(self._base.hydra.sweep.dir)).expanduser().resolve()
 
     def sweep(self, arguments: list[str]) -> None:
-        from sae_lightning import command
+        # What answers to most mistakes comes first: optuna is quick to import, torch and lightning are not.
         from sae_lightning.launch.search_space import read_space
-        from sae_lightning.launch.storage import only_controller
-        from sae_lightning.studies.scaling.pareto import save_objectives
 
-        objectives = self.settings.directions()
-        self._check(objectives)
-        given = [*(f"{key}={value}" for key, value in self.settings.params.items()), *arguments]
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        given = [*(f"{key}={value}" for key, value in (self.settings.params or {}).items()), *arguments]
+        parser = OverridesParser.create(config_loader=self._loader)
         space = read_space(parser.parse_overrides(given))
         grid = space.grid() if self.settings.sampler == "grid" else None
         self._check_composes(space)
+        objectives = self.settings.directions()
+        self._check(objectives)
+        from sae_lightning import command
+        from sae_lightning.launch.storage import only_controller
+        from sae_lightning.studies.scaling.pareto import save_objectives
+
         with only_controller(self.sweep_dir):
             study = self._open(space, objectives)
             save_objectives(self.sweep_dir, objectives)
@@ -100,7 +102,7 @@ class OptunaSweeper(Sweeper):
 
     def _check(self, objectives: dict[str, str]) -> None:
         """Raise UserError for what cannot work with the config as it is without the search space."""
-        settings, config = self.settings, self.config
+        settings, config = self.settings, self._base
         if OmegaConf.select(config, "paths.run_dir"):
             raise UserError("paths.run_dir: is one folder and a sweep needs many; leave it out")
         if OmegaConf.select(config, "lm", default="") is None and (names := [n for n in objectives if n in _WITH_LM]):
@@ -125,10 +127,10 @@ class OptunaSweeper(Sweeper):
         groups = {
             key: d.choices
             for key, d in space.distributions.items()
-            if isinstance(d, CategoricalDistribution) and self.hydra_context.config_loader.get_group_options(key)
+            if isinstance(d, CategoricalDistribution) and self._loader.get_group_options(key)
         }
         for key, choices in groups.items():
-            options = self.hydra_context.config_loader.get_group_options(key)
+            options = self._loader.get_group_options(key)
             for choice in choices:
                 if choice not in options and choice != "null":
                     raise UserError(f"{key}={choice}: unknown choice; {key} is one of {', '.join(options)}")
@@ -143,7 +145,7 @@ class OptunaSweeper(Sweeper):
         raise first_error
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        return self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        return self._loader.load_sweep_config(self._base, list(overrides))
 
     def _open(self, space: "SearchSpace", objectives: dict[str, str]) -> "optuna.Study":
         from sae_lightning.launch.storage import open_study

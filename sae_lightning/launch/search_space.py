@@ -86,7 +86,7 @@ def read_space(overrides: Iterable[Override]) -> SearchSpace:
 
 def _distribution(key: str, override: Override) -> BaseDistribution:
     value, shown = override.value(), override.input_line or key
-    tags = set(getattr(value, "tags", ()))
+    tags: set[str] = set(getattr(value, "tags", ()))
     for tag in tags:
         if tag not in TAGS:
             raise UserError(f"{shown}: unknown tag {tag!r}{nearest(tag, TAGS)}; the tags are {', '.join(TAGS)}")

@@ -73,7 +73,8 @@ def open_study(
     names = [study.study_name for study in optuna.get_all_study_summaries(storage)]
     if names and name not in names:
         raise UserError(f"{path}: keeps study {names[0]!r}, not {name!r}; {remedy}")
-    directions = [direction.replace("ise", "ize") for direction in objectives.values()]
+    way = optuna.study.StudyDirection
+    directions = [way.MINIMIZE if direction == "minimise" else way.MAXIMIZE for direction in objectives.values()]
     # An existing study keeps its own directions here; the objectives are compared below.
     study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     wanted = {_SPACE_KEY: dict(space), _FIXED_KEY: sorted(fixed), _OBJECTIVES_KEY: dict(objectives)}

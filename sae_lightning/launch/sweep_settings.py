@@ -1,6 +1,6 @@
 """The settings of ``sweep=optuna``, checked, and the sampler that they name."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 from pydantic import Field
@@ -30,7 +30,7 @@ class SweepSettings(Section):
     pruner: Literal["none", "median"] = "none"
     pruner_startup: CountOrZero = 5
     pruner_warmup: CountOrZero = 0
-    params: dict[str, Any] = Field(default={})
+    params: dict[str, str] | None = None
 
     def directions(self) -> dict[str, str]:
         """Return metric -> minimise or maximise.
@@ -39,7 +39,7 @@ class SweepSettings(Section):
         """
         from sae_lightning.studies.evaluation.heldout import HELDOUT_KEYS
 
-        given = dict(text.partition(":")[::2] for text in self.objectives)
+        given = {text.partition(":")[0]: text.partition(":")[2] for text in self.objectives}
         if not given or len(given) != len(self.objectives):
             raise UserError(f"hydra.sweeper.objectives={self.objectives}: must name metrics, each once; as in [l0,fvu]")
         for name, direction in given.items():

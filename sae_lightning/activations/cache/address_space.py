@@ -4,20 +4,17 @@ import ctypes
 import mmap
 import os
 import weakref
-import zlib
 from math import lcm
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_lightning.activations.cache.container import PAGE, read_header
+from sae_lightning.activations.cache.container import PAGE, checksum, read_header
 
 _PROT_NONE, _PROT_READ = 0, 1
 _SHARED, _PRIVATE, _FIXED = 0x01, 0x02, 0x10
 _WILL_NEED, _DONT_NEED = 3, 4
-# A touch brings in the pages around it as well: Linux maps aligned blocks of so many bytes.
-_AROUND = 64 << 10
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -71,21 +68,18 @@ class AddressSpace:
         # "raise" would go through a copy of ``out``.
         np.take(self._items, items, out=out, mode="clip")
 
-    def crc32(self, first: int, last: int) -> int:
+    def checksum(self, first: int, last: int) -> int:
         """Return the checksum of items ``first`` to ``last - 1``."""
-        return zlib.crc32(self._bytes[first * self.row_bytes : last * self.row_bytes].data)
+        return checksum(self._bytes[first * self.row_bytes : last * self.row_bytes].data)
 
     def will_need(self, first: int, last: int) -> None:
         """Let the kernel read these items from the disk into the page cache, without waiting for it."""
         begin = first * self.row_bytes // PAGE * PAGE
         _libc.madvise(self._base + begin, last * self.row_bytes - begin, _WILL_NEED)
 
-    def release(self, first: int = 0, last: int | None = None) -> None:
-        """Take the pages of these items (of all) out of this process; they stay in the machine's page cache."""
-        end = self._base + self._size
-        begin = max(self._base, (self._base + first * self.row_bytes) // _AROUND * _AROUND)
-        end = end if last is None else min(end, -(-(self._base + last * self.row_bytes) // _AROUND) * _AROUND)
-        _libc.madvise(begin, end - begin, _DONT_NEED)
+    def release(self) -> None:
+        """Take the pages out of this process; they stay in the machine's page cache."""
+        _libc.madvise(self._base, self._size, _DONT_NEED)
 
 
 def _mmap(at: int | None, size: int, protection: int, flags: int, fd: int, offset: int) -> int:

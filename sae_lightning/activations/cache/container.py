@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 # bfloat16 has no numpy type: its bits travel as int16.
-_NUMPY = {"BF16": "<i2", "F16": "<f2", "F32": "<f4", "U16": "<u2", "U32": "<u4", "I64": "<i8"}
+_NUMPY = {"BF16": "<i2", "F16": "<f2", "F32": "<f4", "U16": "<u2", "U32": "<u4", "I64": "<i8", "U64": "<u8"}
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 #: Headers are whole pages, so that data begin at one and can be mapped alone.
 PAGE = mmap.PAGESIZE
@@ -35,6 +36,14 @@ class Column:
     @property
     def numpy_dtype(self) -> "np.dtype[Any]":
         return np.dtype(_NUMPY[self.dtype])
+
+
+def checksum(data: bytes | memoryview) -> int:
+    """Return XXH3's 64 bits of some bytes: it finds what a disk does to them, at the speed of memory.
+
+    CRC-32 at 3 GB/s would be a third of the work of reading a cache.
+    """
+    return xxhash.xxh3_64_intdigest(data)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

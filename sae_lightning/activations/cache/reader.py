@@ -1,7 +1,6 @@
 """Reading a cache: rows by number, checked the first time, from maps that the processes of a machine share."""
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -22,9 +21,8 @@ logger = logging.getLogger(__name__)
 
 Repair = Callable[[Path, ShardEntry], ShardEntry]
 USED = ".used"
-# Pages that a process has touched count as its memory. Windows whose pages stay, and windows after which all go.
+# Pages that a process has touched count as its memory: they go back after so many windows.
 _KEPT = 256
-_RELEASED = 8192
 
 
 class ActivationCache:
@@ -34,7 +32,7 @@ class ActivationCache:
     their rows alike. n_rows, d, dtype: of the whole. Memory: the index's checksums are read once, pages as they are
     touched and given back when others came.
 
-    Every window's CRC-32 is compared when a process first touches it. A damaged shard is never handed out: it is
+    Every window's checksum is compared when a process first touches it. A damaged shard is never handed out: it is
     rebuilt through ``repair`` (the same bytes again), and where there is none a UserError names it.
     Raises UserError for a folder that is no cache, or of another format.
     """
@@ -51,9 +49,8 @@ class ActivationCache:
         self._first_row = np.cumsum([0, *(entry.rows for entry in manifest.shards)])
         self._space = AddressSpace(self.d * self.dtype.itemsize, [entry.rows for entry in manifest.shards])
         self._shards: list[Shard | None] = [None] * len(manifest.shards)
-        self._touched: deque[tuple[int, int]] = deque()
+        self._mapped = 0
         self._kept = _KEPT
-        self._since_release = 0
         allow_open_files(len(self._shards) + 256)  # the map of an index keeps its file open
         with suppress(OSError):  # a folder that others own is read all the same
             (folder / USED).touch()
@@ -125,35 +122,24 @@ class ActivationCache:
         """Check these windows, as ``gather`` would: ahead of time, and in the order of the disk."""
         for number, local in self._windows_by_shard(windows):
             self._checked(number, local)
-            self._remember(number, local)
+        self._mapped += len(windows)
+        if self._mapped > self._kept:
+            # All at once: one window at a time would interrupt every thread of the process for each.
+            self._mapped = 0
+            self.release()
 
     def will_need(self, windows: NDArray[np.integer]) -> None:
         """Let the kernel fetch these windows from the disk, without waiting."""
         for number, local in self._windows_by_shard(windows):
-            shard = self._shard(number)
-            for window in local:
-                shard.will_need(int(window))
+            self._shard(number).will_need(local)
+
+    def keep_mapped(self, n_windows: int) -> None:
+        """Give pages back after so many windows; a reader that comes back to them later pays a fault each."""
+        self._kept = n_windows
 
     def release(self) -> None:
         """Give back the pages of this process; they stay cached by the machine."""
         self._space.release()
-
-    def keep_mapped(self, n_windows: int) -> None:
-        """Keep the pages of so many windows, those verified last; a reader that comes back to them needs no fault."""
-        self._kept = n_windows
-
-    def _remember(self, number: int, windows: NDArray[np.int64]) -> None:
-        """Give back the pages of the windows that were verified longest ago, beyond what is kept."""
-        self._touched.extend((number, int(window)) for window in windows)
-        self._since_release += len(windows)
-        if self._since_release > max(8 * self._kept, _RELEASED):
-            # Rows that were picked later brought pages back, which nobody counts.
-            self._touched.clear()
-            self._since_release = 0
-            self.release()
-        while len(self._touched) > self._kept:
-            old, window = self._touched.popleft()
-            self._shard(old).release(window)
 
     def _by_shard(self, rows: NDArray[np.int64]):
         """Yield (shard, places in ``rows`` or None for all, rows within the shard)."""

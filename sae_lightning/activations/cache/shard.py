@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import os
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_lightning.activations.cache.address_space import AddressSpace
-from sae_lightning.activations.cache.container import Column, dtype_name, header, mapped_columns
+from sae_lightning.activations.cache.container import Column, checksum, dtype_name, header, mapped_columns
 from sae_lightning.activations.cache.manifest import ShardEntry
 from sae_lightning.core import file_sha256
 from sae_lightning.core.files import fsync_folder
@@ -25,12 +24,12 @@ VECTORS = "x"
 def index_columns(n_windows: int, n_rows: int, vocab_size: int, context_length: int) -> list[Column]:
     """Return the columns of an index, widest first so that each is aligned.
 
-    offsets [windows + 1]: first row of each window in the shard. crc32 [windows]: of each window's vector bytes. Of
+    offsets [windows + 1]: first row of each window in the shard. xxh3 [windows]: checksum of its vectors' bytes. Of
     each row: text (number of the document), position (in it), norm (``row_norms``), token (id), place (in the window).
     """
     return [
         Column("offsets", "I64", (n_windows + 1,)),
-        Column("crc32", "U32", (n_windows,)),
+        Column("xxh3", "U64", (n_windows,)),
         Column("text", "U32", (n_rows,)),
         Column("position", "U32", (n_rows,)),
         Column("norm", "F32", (n_rows,)),
@@ -88,7 +87,7 @@ class ShardWriter:
         data = x.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1).data
         starts = (offsets[first : last + 1] - begin) * x.shape[1] * x.element_size()
         for window, (a, b) in enumerate(itertools.pairwise(starts.tolist()), start=first):
-            self._columns["crc32"][window] = zlib.crc32(data[a:b])
+            self._columns["xxh3"][window] = checksum(data[a:b])
         for name, values in provenance.items():
             self._columns[name][begin:end] = values
         self._write(data)
@@ -155,8 +154,9 @@ class Shard:
 
     def damaged(self, windows: NDArray[np.integer]) -> bool:
         """Whether the vectors of these windows fail their checksums; each is looked at once in a process."""
-        for window in windows[self._unchecked[windows]]:
-            if self._space.crc32(*self._items(window)) != self.index["crc32"][window]:
+        new = windows[self._unchecked[windows]]
+        for window, first, last, expected in zip(new, *self._items(new), self.index["xxh3"][new].tolist(), strict=True):
+            if self._space.checksum(first, last) != expected:
                 return True
             self._unchecked[window] = False
         return False
@@ -165,16 +165,14 @@ class Shard:
         """Return the windows (numbers within the shard) that these rows lie in."""
         return np.unique(np.searchsorted(self.offsets, rows, side="right") - 1)
 
-    def will_need(self, window: int) -> None:
-        """Let the kernel fetch a window's vectors from the disk."""
-        self._space.will_need(*self._items(window))
+    def will_need(self, windows: NDArray[np.integer]) -> None:
+        """Let the kernel fetch these windows' vectors from the disk."""
+        for first, last in zip(*self._items(windows), strict=True):
+            self._space.will_need(first, last)
 
-    def release(self, window: int) -> None:
-        """Give a window's pages back to the machine."""
-        self._space.release(*self._items(window))
-
-    def _items(self, window: int) -> tuple[int, int]:
-        return self.base + int(self.offsets[window]), self.base + int(self.offsets[window + 1])
+    def _items(self, windows: NDArray[np.integer]) -> tuple[list[int], list[int]]:
+        """Return the first item of each window in the address space, and the one after its last."""
+        return (self.base + self.offsets[windows]).tolist(), (self.base + self.offsets[windows + 1]).tolist()
 
 
 def shard_is_whole(folder: Path, entry: ShardEntry) -> bool:

@@ -1,6 +1,7 @@
 """The stream of a run, read from a cache: the same batches, bit for bit, as from the language model."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -19,9 +20,11 @@ from sae_lightning.activations.stream import StreamSource
 from sae_lightning.core import ActivationBatch, UserError
 from sae_lightning.tokens.order import EpochOrder
 
-# Batches that are ready before they are asked for, and vectors that the disk is asked for at once.
+# Batches that are ready before they are asked for; vectors that are checked at once, and how many such blocks the disk
+# has been asked for.
 _READY = 2
 _BLOCK_BYTES = 16 << 20
+_ANNOUNCED_BLOCKS = 4
 _MOST_PARTS = 4096
 _STRAGGLERS = 1 / 500
 
@@ -35,7 +38,7 @@ class CachedSource(StreamSource):
     device. Neither moves the state, which is always the one after the last batch handed out.
 
     Memory: two batches, twice the buffer's row numbers, and mapped pages of the windows that the buffer's
-    rows are in: at ``mix`` 0.5 about six times the buffer in the LM's dtype, however large the cache is, and shared
+    rows are in: at ``mix`` 0.5 up to six times the buffer in the LM's dtype, however large the cache is, and shared
     with whoever else reads it.
     ``close`` ends the threads; so does dropping the source, and the end of the process.
     """
@@ -138,15 +141,17 @@ def _parts(
 ) -> Iterator[tuple[ActivationBatch, int]]:
     """Yield (row numbers as x [n, 1], position after them) of each micro-batch from ``position`` on; endless.
 
-    A block of micro-batches at a time: the disk is asked for the next block while the vectors of this one are checked.
+    A block of micro-batches at a time; the disk is asked for the next ones while the vectors of this one are checked.
     """
     size = harvester.micro_batch
     caches = harvester.distinct()
     per_part = size * harvester.windows.context_length * sum(cache.d * cache.dtype.itemsize for cache in caches)
     block = size * max(1, _BLOCK_BYTES // per_part)
-    numbers = _announced(harvester, order, position, block)
+    announced: deque[NDArray[np.int64]] = deque()
     while True:
-        following = _announced(harvester, order, position + block, block)
+        while len(announced) < _ANNOUNCED_BLOCKS:
+            announced.append(_announced(harvester, order, position + len(announced) * block, block))
+        numbers = announced.popleft()
         for cache in caches:
             cache.verify(numbers)
         rows, token_index, ends = harvester.kept(numbers)
@@ -156,7 +161,6 @@ def _parts(
             x = torch.from_numpy(rows[own])[chosen[own]][:, None]
             yield ActivationBatch(x=x, y=x, token_index=token_index[own][chosen[own]]), position + first + size
         position += block
-        numbers = following
 
 
 def _announced(harvester: CachedHarvester, order: EpochOrder, position: int, n: int) -> NDArray[np.int64]:

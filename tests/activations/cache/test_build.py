@@ -65,7 +65,7 @@ def test_files_are_safetensors_and_the_manifest_tells_their_sums(built):
         assert file_sha256(cache.folder / entry.file) == entry.sha256
         assert (cache.folder / entry.index).stat().st_size == entry.index_bytes
         with safe_open(cache.folder / entry.index, "np") as file:
-            assert set(file.keys()) == {"offsets", "crc32", "text", "position", "norm", "token", "place"}
+            assert set(file.keys()) == {"offsets", "xxh3", "text", "position", "norm", "token", "place"}
 
 
 def test_a_row_costs_little_more_than_its_vector(tmp_path):
