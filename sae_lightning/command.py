@@ -46,11 +46,15 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises what went wrong instead of printing it and exiting with 1
 
     def guarded(config: DictConfig) -> Any:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            try:
+                return task(config)
+            except (HydraException, OmegaConfBaseException) as error:
+                # The sweep goes on with its other jobs; hydra reports this one at the end.
+                raise UserError(explain(error, config_name, list(HydraConfig.get().overrides.task))) from error
         try:
             return task(config)
         except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise  # the sweep goes on with its other jobs; hydra reports this one at the end
             fail(str(error))  # before hydra adds lines of its own
         except (HydraException, OmegaConfBaseException) as error:
             fail(explain(error, config_name, sys.argv[1:]))

@@ -34,7 +34,7 @@ def train(
     from sae_lightning.activations import StopRequested
     from sae_lightning.build import build_run, find_checkpoint, saved_lanes
     from sae_lightning.reports import describe_environment, preflight_text, show_lanes, show_summary
-    from sae_lightning.training.callbacks import ScalingLog, StopSignal, find
+    from sae_lightning.training.callbacks import Pruned, ScalingLog, StopSignal, find
 
     checkpoint = find_checkpoint(run_dir) if resume else None
     if resume and checkpoint is None:
@@ -45,7 +45,8 @@ def train(
             lanes = saved_lanes(run_dir, config)
         save_config(config, run_dir)
         run = build_run(config, run_dir, lanes, resume=checkpoint is not None)
-        environment = "environment_resumed.json" if resume else "environment.json"
+        begun = (run_dir / "environment.json").is_file()
+        environment = "environment_resumed.json" if begun else "environment.json"
         write_json(run_dir / environment, describe_environment())
         for line in preflight_text(run.preflight).splitlines():
             logger.info("%s", line)
@@ -57,6 +58,9 @@ def train(
         logger.warning("stopped (%s); continue with: python -m sae_lightning.train resume=%s", stop, run_dir)
         stopped = find(run.trainer, StopSignal)
         raise SystemExit(128 + ((stopped and stopped.received) or signal.SIGINT)) from None
+    except Pruned as pruned:
+        logger.info("%s", pruned)
+        return run_dir
     finally:
         run.data.source.close()
     if config.trainer.profiler:

@@ -1,19 +1,19 @@
 """Sequential reading of a cache's files against the shuffled reader: bytes of stored vectors a second, and RSS.
 
-python -m experiments.benchmarks.cache_reader.bench [--gb 2] [--times 10] [--folder DIR]
+python -m experiments.benchmarks.cache_reader.bench [--gb 2] [--times 10] [--rounds 3] [--folder DIR]
 """
 
 import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import torch
 
 from experiments.benchmarks.cache_reader.fake import SITE, noise_cache
@@ -36,7 +36,7 @@ def drop(cache: ActivationCache) -> None:
 
 def sequential(cache: ActivationCache) -> float:
     """Read the files of the vectors from end to end into one buffer; return bytes a second."""
-    buffer = bytearray(1 << 20)
+    buffer = bytearray(8 << 20)
     begin, n = time.perf_counter(), 0
     for entry in cache.manifest.shards:
         with open(cache.folder / entry.file, "rb", buffering=0) as file:
@@ -62,37 +62,41 @@ def shuffled(cache: ActivationCache, windows: WindowSample, buffer_tokens: int =
     return budget * fresh.d * fresh.dtype.itemsize / seconds
 
 
-def measure(folder: Path, gigabytes: float) -> dict[str, float]:
+def measure(folder: Path, gigabytes: float, rounds: int) -> dict[str, float]:
+    """Return medians over rounds in which the four readings follow each other."""
     cache, windows = noise_cache(folder, gigabytes)
-    out: dict[str, float] = {"GB": sum(entry.bytes for entry in cache.manifest.shards) / 1e9}
-    drop(cache)
-    before = psutil.Process().memory_info().rss
-    out["sequential, cold"] = sequential(cache) / 1e9
-    drop(cache)
-    out["shuffled, cold"] = shuffled(cache, windows) / 1e9
-    out["sequential, warm"] = sequential(cache) / 1e9
-    out["shuffled, warm"] = shuffled(cache, windows) / 1e9
-    out["RSS before, MB"] = before / 1e6
-    out["peak RSS, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return out
+    seen: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        drop(cache)
+        seen.setdefault("sequential cold", []).append(sequential(cache) / 1e9)
+        drop(cache)
+        seen.setdefault("shuffled cold", []).append(shuffled(cache, windows) / 1e9)
+        seen.setdefault("sequential warm", []).append(sequential(cache) / 1e9)
+        seen.setdefault("shuffled warm", []).append(shuffled(cache, windows) / 1e9)
+    out = {"GB": sum(entry.bytes for entry in cache.manifest.shards) / 1e9}
+    out |= {name: statistics.median(values) for name, values in seen.items()}
+    out |= {f"{name} share": out[f"shuffled {name}"] / out[f"sequential {name}"] for name in ("cold", "warm")}
+    return out | {"peak RSS MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=2.0)
     parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=None)
     parser.add_argument("--one", type=float, default=None, help="measure one size and print JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         if arguments.one:
-            print(json.dumps(measure(arguments.folder or Path(folder), arguments.one)))
+            print(json.dumps(measure(arguments.folder or Path(folder), arguments.one, arguments.rounds)))
             return
         for gigabytes in (arguments.gb, arguments.gb * arguments.times):
             place = Path(folder) / f"{gigabytes:g}"
             place.mkdir()
             command = [sys.executable, "-m", __spec__.name, "--one", str(gigabytes), "--folder", str(place)]
+            command += ["--rounds", str(arguments.rounds)]
             values = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             print("  ".join(f"{name}: {value:.2f}" for name, value in values.items()))
 
