@@ -5,30 +5,24 @@ Hydra composes the yaml files and refuses unknown keys; this file says what the 
 that a new architecture or loss brings its own rules and this file stays as it is.
 """
 
-import inspect
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from sae_lightning.core.errors import UserError, nearest
+from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import atomic_path
+from sae_lightning.validation import one_line, whole
 
 #: A bank's command line, beside its config: its lanes, and those added later, are composed from it.
 OVERRIDES_FILE = "overrides.json"
 
 
-def _whole(value: Any) -> Any:
-    """Read 1e6 as the integer it is: YAML and the command line call it a float."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Count = Annotated[int, BeforeValidator(_whole), Ge(1)]
-CountOrZero = Annotated[int, BeforeValidator(_whole), Ge(0)]
+Count = Annotated[int, BeforeValidator(whole), Ge(1)]
+CountOrZero = Annotated[int, BeforeValidator(whole), Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 Node = dict[str, Any]
@@ -72,7 +66,7 @@ class DataConfig(Section):
     separator: CountOrZero | None = None
     max_documents: Count | None = None
     max_tokens: Count | Literal["auto"] | None = None
-    context_length: Annotated[int, BeforeValidator(_whole), Ge(2)] = 128
+    context_length: Annotated[int, BeforeValidator(whole), Ge(2)] = 128
     packing: Literal["packed", "document"] = "packed"
     prepend_bos: bool = False
     heldout_fraction: Annotated[float, Gt(0), Le(0.5)] = 0.05
@@ -82,7 +76,7 @@ class DataConfig(Section):
     micro_batch: Count = 32
     mask_first_position: bool = True
     mask_norm_multiple: Positive | None = 10.0
-    seed: Annotated[int, BeforeValidator(_whole), Ge(0), Le(2**32 - 1)] | None = None
+    seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] | None = None
     share: Annotated[float, Gt(0), Le(1)] = 1.0
     cache: Literal["auto", "off", "only"] = "auto"
     cache_dir: Annotated[str, MinLen(1)] | None = None
@@ -150,7 +144,7 @@ class RunConfig(Section):
 
     name: Annotated[str, MinLen(1)] | None = None
     tokens: Count
-    seed: Annotated[int, BeforeValidator(_whole), Ge(0), Le(2**32 - 1)] = 0
+    seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] = 0
     bank: list[Node] | None = None
     add_to: str | None = None
     resume: str | None = None
@@ -231,31 +225,6 @@ class TokenizeConfig(Section):
 Config = TypeVar("Config", bound=Section)
 
 
-def one_line(error: ValidationError, prefix: str = "") -> str:
-    """Turn a pydantic report into one line: every broken rule, the value, and what would be right."""
-    parts = []
-    for item in error.errors():
-        where = ".".join(str(p) for p in (*filter(None, [prefix]), *_readable(item["loc"])))
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "value_error" and not where:
-            parts.append(message)
-        elif item["type"] == "extra_forbidden":
-            parts.append(f"{where}: unknown key; remove it")
-        elif item["type"] == "missing":
-            parts.append(f"{where}: is needed; set {where}=...")
-        else:
-            shown = repr(item["input"]) if not isinstance(item["input"], dict) else "{...}"
-            parts.append(f"{where}={shown}: {message[0].lower()}{message[1:]}; set {where} to such a value")
-    return " | ".join(dict.fromkeys(parts))
-
-
-def _readable(location: tuple[int | str, ...]) -> list[str]:
-    """Drop pydantic's names of union branches ('int', 'literal[...]') from an error's location."""
-    names = ("int", "float", "bool", "str", "Schedule")
-    forms = ("function-", "literal[", "constrained-", "list[", "tuple[", "dict[")
-    return [str(p) for p in location if not (isinstance(p, str) and (p in names or p.startswith(forms)))]
-
-
 def validate(raw: Mapping[str, Any], model: type[Config] = RunConfig) -> Config:  # pyright: ignore[reportArgumentType]
     """Check a composed config; raise UserError with every broken rule in one line."""
     try:
@@ -308,40 +277,3 @@ def save_config(config: RunConfig, run_dir: Path) -> str:
     with atomic_path(run_dir / "config.yaml") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return text
-
-
-def _takes_number(annotation: Any) -> Any:
-    """Let integer parameters accept 1e6, wherever they stand in the annotation."""
-    if annotation is int:
-        return Annotated[int, BeforeValidator(_whole)]
-    if get_origin(annotation) is Annotated and get_args(annotation)[0] is int:
-        return Annotated[(*get_args(annotation), BeforeValidator(_whole))]
-    return annotation
-
-
-def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, given: set[str]) -> Node:
-    """Validate ``arguments`` against the signature of ``target`` and return them converted.
-
-    ``given`` are the parameters that the caller supplies itself and the user may not set. Raises UserError: unknown
-    argument (nearest named), wrong type, out of range, missing.
-    """
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(target).parameters.items():
-        if name in given or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
-        annotation = Any if parameter.annotation is parameter.empty else _takes_number(parameter.annotation)
-        fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
-    for name in arguments:
-        if name not in fields:
-            raise UserError(
-                f"{where}.{name}: unknown key of {getattr(target, '__name__', target)}{nearest(name, fields)}"
-            )
-    for name, value in arguments.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{where}.{name}={value}: must be a finite number")
-    model = create_model("Arguments", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
-    try:
-        checked = model.model_validate(dict(arguments))
-    except ValidationError as error:
-        raise UserError(one_line(error, where)) from None
-    return {name: getattr(checked, name) for name in arguments}

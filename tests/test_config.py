@@ -13,13 +13,13 @@ from sae_lightning.config import (
     DataConfig,
     RunConfig,
     TokenizeConfig,
-    check_arguments,
     load_config,
     save_config,
     validate,
     with_absolute_paths,
 )
 from sae_lightning.core import Schedule, UserError
+from sae_lightning.validation import check_arguments
 
 
 def raw(**changes: Any) -> dict[str, Any]:

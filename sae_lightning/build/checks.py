@@ -6,9 +6,10 @@ from lightning.pytorch.loggers import Logger
 
 from sae_lightning.build.instantiate import check_node, target_of
 from sae_lightning.build.lanes import COEFFICIENTS, build_objective
-from sae_lightning.config import Node, RunConfig, check_arguments
+from sae_lightning.config import Node, RunConfig
 from sae_lightning.core import UserError
 from sae_lightning.sae import initialise
+from sae_lightning.validation import check_arguments
 
 
 def check_nodes(config: RunConfig) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from sae_lightning.config import Node, check_arguments
+from sae_lightning.config import Node
 from sae_lightning.core import UserError
+from sae_lightning.validation import check_arguments
 
 
 def target_of(node: Node, where: str) -> Any:

@@ -3,11 +3,12 @@
 from sae_lightning.activations import Normaliser
 from sae_lightning.build.data import Data, Fitted
 from sae_lightning.build.instantiate import make
-from sae_lightning.config import RunConfig, check_arguments
+from sae_lightning.config import RunConfig
 from sae_lightning.core import derive_seed
 from sae_lightning.losses import Objective
 from sae_lightning.sae import SparseAutoencoder, initialise
 from sae_lightning.training import Lane, OptimSettings, auto_learning_rate
+from sae_lightning.validation import check_arguments
 
 #: Keys of ``sae:`` that loss terms read through interpolation and the SAE itself does not take.
 COEFFICIENTS = ("l1", "l0", "target_l0")

@@ -14,9 +14,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from sae_lightning.config import one_line
 from sae_lightning.core.errors import UserError
 from sae_lightning.launch.sweep_settings import SweepSettings, make_sampler
+from sae_lightning.validation import one_line
 
 if TYPE_CHECKING:
     import optuna

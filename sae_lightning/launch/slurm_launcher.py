@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field, ValidationError
 
 from sae_lightning import command
-from sae_lightning.config import Count, RunConfig, Section, one_line
+from sae_lightning.config import Count, RunConfig, Section
 from sae_lightning.core import UserError
 from sae_lightning.core.progress import progress
 from sae_lightning.launch import jobs, scheduler
@@ -29,6 +29,7 @@ from sae_lightning.launch.frozen import freeze, job_environment
 from sae_lightning.launch.jobs import Job, job_table, shown
 from sae_lightning.launch.recompose import checked, write_run
 from sae_lightning.launch.train_job import TrainJob
+from sae_lightning.validation import one_line
 
 logger = logging.getLogger(__name__)
 

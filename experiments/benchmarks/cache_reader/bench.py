@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from experiments.benchmarks.cache_reader.fake import SITE, noise_cache
+from sae_lightning.activations import MaskPolicy
 from sae_lightning.activations.cache import ActivationCache, CachedHarvester, CachedSource
 from sae_lightning.core import Sites
 from sae_lightning.tokens import EpochOrder, WindowSample
@@ -48,8 +49,9 @@ def sequential(cache: ActivationCache) -> float:
 def shuffled(cache: ActivationCache, windows: WindowSample, buffer_tokens: int = 65_536) -> float:
     """Read every row once in shuffled order, as float32 batches with their token numbers; return stored bytes/s."""
     fresh = ActivationCache.open(cache.folder)
-    harvester = CachedHarvester({SITE: fresh}, Sites((SITE,), (SITE,)), windows)
-    n_batches = fresh.n_rows // BATCH
+    mask = MaskPolicy(norm_multiple=10.0, median_norm=24.0)  # the default one: looks at every norm
+    harvester = CachedHarvester({SITE: fresh}, Sites((SITE,), (SITE,)), windows, mask)
+    n_batches = (fresh.n_rows - len(windows)) // BATCH  # the first position of each window is masked
     budget = n_batches * BATCH
     source = CachedSource(
         harvester, EpochOrder(len(windows), 0), batch_size=BATCH, buffer_tokens=buffer_tokens, seed=0, budget=budget

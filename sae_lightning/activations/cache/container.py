@@ -63,8 +63,8 @@ def header(columns: Sequence[Column]) -> bytes:
     return struct.pack("<Q", size) + text.ljust(size)
 
 
-def mapped_columns(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the columns of a file as views of a read-only map.
+def mapped_columns(path: Path) -> tuple[dict[str, NDArray[Any]], mmap.mmap]:
+    """Return the columns of a file as views of a read-only map, and the map.
 
     Raises OSError when it is missing and ValueError when it is cut short or no such file.
     """
@@ -81,7 +81,7 @@ def mapped_columns(path: Path) -> dict[str, NDArray[Any]]:
             columns[name] = flat.reshape(shape)
     except (struct.error, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.name} is no safetensors file ({error})") from error
-    return columns
+    return columns, memory
 
 
 def read_header(beginning: bytes) -> tuple[int, dict[str, Any]]:

@@ -140,6 +140,9 @@ class ActivationCache:
     def release(self) -> None:
         """Give back the pages of this process; they stay cached by the machine."""
         self._space.release()
+        for shard in self._shards:
+            if shard is not None:
+                shard.release()
 
     def _by_shard(self, rows: NDArray[np.int64]):
         """Yield (shard, places in ``rows`` or None for all, rows within the shard)."""

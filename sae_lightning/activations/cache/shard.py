@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import mmap
 import os
 from pathlib import Path
 from typing import IO
@@ -147,7 +148,9 @@ class Shard:
         space.map(number, folder / entry.file)
         self.entry = entry
         self.base = int(space.first[number])
-        self.index = mapped_columns(folder / entry.index)
+        self.index, self._map = mapped_columns(folder / entry.index)
+        if missing := {column.name for column in index_columns(0, 0, 0, 0)} - set(self.index):
+            raise ValueError(f"{entry.index} lacks {', '.join(sorted(missing))}")
         self.offsets: NDArray[np.int64] = self.index["offsets"]
         self._space = space
         self._unchecked = np.ones(entry.windows, dtype=bool)
@@ -169,6 +172,10 @@ class Shard:
         """Let the kernel fetch these windows' vectors from the disk."""
         for first, last in zip(*self._items(windows), strict=True):
             self._space.will_need(first, last)
+
+    def release(self) -> None:
+        """Give back the pages of the index."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def _items(self, windows: NDArray[np.integer]) -> tuple[list[int], list[int]]:
         """Return the first item of each window in the address space, and the one after its last."""
