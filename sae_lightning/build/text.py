@@ -140,7 +140,7 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
         train_windows=train,
         heldout=masked["heldout"],
         downstream=None if data.cache == "only" else streamed["heldout"].with_mask(mask),
-        cache=kept and describe_kept(kept),
+        cache=describe_kept(kept) if kept else None,
         metadata={
             "sites": {"read": list(sites.read), "write": list(sites.write)},
             "lm": lm.identity(),
