@@ -132,9 +132,14 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
 
 
 def groups_of(config_name: str) -> list[str]:
-    """Return the groups that a command can choose from."""
+    """Return the groups that a command can choose from, those of the configs that its own begins with too."""
     entries = OmegaConf.select(OmegaConf.load(conf_dir() / f"{config_name}.yaml"), "defaults")
-    names = [str(name) for entry in entries if not isinstance(entry, str) for name in entry]
+    names: list[str] = []
+    for entry in entries:
+        if isinstance(entry, str):
+            names += groups_of(entry) if (conf_dir() / f"{entry}.yaml").is_file() else []
+        else:
+            names += [str(name) for name in entry]
     return [name for name in names if not name.startswith("override ")]
 
 

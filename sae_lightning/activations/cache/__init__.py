@@ -6,10 +6,10 @@
 
 from sae_lightning.activations.cache.budget import CacheTooBig
 from sae_lightning.activations.cache.catalogue import Listed, catalogue, choose, remove, verify
-from sae_lightning.activations.cache.ensure import CacheRequest, ensure, open_caches
 from sae_lightning.activations.cache.harvester import CachedHarvester
 from sae_lightning.activations.cache.key import default_root
 from sae_lightning.activations.cache.reader import ActivationCache
+from sae_lightning.activations.cache.request import CacheRequest, ensure, open_caches
 from sae_lightning.activations.cache.source import CachedSource
 
 __all__ = [

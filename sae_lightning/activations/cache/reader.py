@@ -49,6 +49,7 @@ class ActivationCache:
         self._first_row = np.cumsum([0, *(entry.rows for entry in manifest.shards)])
         self._space = AddressSpace(self.d * self.dtype.itemsize, [entry.rows for entry in manifest.shards])
         self._shards: list[Shard | None] = [None] * len(manifest.shards)
+        self._opened = np.zeros(len(manifest.shards), dtype=bool)
         self._mapped = 0
         self._kept = _KEPT
         allow_open_files(len(self._shards) + 256)  # the map of an index keeps its file open
@@ -91,11 +92,12 @@ class ActivationCache:
         rows = np.asarray(rows, dtype=np.int64)
         self._check_range(rows, self.n_rows, "row")
         if not checked:
-            for number, _, local in self._by_shard(rows):
-                self._checked(number, self._shard(number).windows_of(local))
+            self.verify_rows(rows)
         out = torch.empty(len(rows), self.d, dtype=self.dtype) if out is None else out
         if len(rows):
             which = np.searchsorted(self._first_row, rows, side="right") - 1
+            if not self._opened[which].all():
+                raise RuntimeError("rows of a shard that is not open: verify their windows first")  # not a fault signal
             bits = out.view(torch.uint8).numpy().view(f"V{self.d * self.dtype.itemsize}").reshape(-1)
             self._space.take(rows + (self._space.first[:-1] - self._first_row[:-1])[which], bits)
         return out
@@ -117,6 +119,11 @@ class ActivationCache:
             out = np.empty(len(rows), dtype=values.dtype) if out is None else out
             out[here] = values
         return np.empty(0, dtype=np.int64) if out is None else out
+
+    def verify_rows(self, rows: NDArray[np.integer]) -> None:
+        """Check the windows that these rows lie in."""
+        for number, _, local in self._by_shard(np.asarray(rows, dtype=np.int64)):
+            self._checked(number, self._shard(number).windows_of(local))
 
     def verify(self, windows: NDArray[np.integer]) -> None:
         """Check these windows, as ``gather`` would: ahead of time, and in the order of the disk."""
@@ -167,6 +174,7 @@ class ActivationCache:
             except (OSError, ValueError) as error:
                 shard = self._rebuilt(number, str(error))
             self._shards[number] = shard
+            self._opened[number] = True
         return shard
 
     def _checked(self, number: int, windows: NDArray[np.integer]) -> Shard:

@@ -19,15 +19,23 @@ class Recycled:
         self.shape = shape
         self._most = most
         self._arrays: list[np.ndarray] = []
-        # References to an array that is in use nowhere: the list's, the loop's and getrefcount's own argument.
-        self._idle = 3
+        # What the count is for an array that is in use nowhere: Pythons differ, so it is counted and not known.
+        (self._idle,) = _references([np.empty(0)])
 
     def take(self) -> Float[Tensor, "..."]:
         """Return a tensor with any content."""
-        for array in self._arrays:
-            if sys.getrefcount(array) == self._idle:
-                return torch.from_numpy(array)
+        for number, references in enumerate(_references(self._arrays)):
+            if references == self._idle:
+                return torch.from_numpy(self._arrays[number])
         array = np.empty(self.shape, np.float32)
         if len(self._arrays) < self._most:
             self._arrays.append(array)
         return torch.from_numpy(array)
+
+
+def _references(arrays: list[np.ndarray]) -> list[int]:
+    """Return how many references there are to each array, those of the list and of this function included."""
+    counts = []
+    for array in arrays:
+        counts.append(sys.getrefcount(array))
+    return counts

@@ -93,6 +93,9 @@ class CachedSource(StreamSource):
         """Carry on from ``state``. UserError when it is of another stream (text, sites, mask, sizes or seed)."""
         check_same_stream(state.get("stream"), self._description())
         self.close()
+        rows = state["rows"].numpy()
+        for cache in self._cached.distinct():
+            cache.verify_rows(rows)  # the windows they lie in were checked by another process
         self._state = self.buffer.unpack({**state, "x": state["rows"][:, None]})
 
     def close(self) -> None:
@@ -122,7 +125,7 @@ def _batches(
     refills = 1 if buffer.mix == 0 else math.log(_STRAGGLERS) / math.log(buffer.mix)
     for cache in harvester.distinct():
         cache.keep_mapped(math.ceil((refills + 2) * max(1, per_refill)) * size)
-    parts = Ahead(_parts(harvester, order, share, state.position), depth, "checked windows")
+    parts = Ahead(_parts(harvester, order, share, state.position, depth), depth, "checked windows")
     send = _Sender(harvester, buffer.batch_size)
     try:
         while True:
@@ -137,16 +140,17 @@ def _batches(
 
 
 def _parts(
-    harvester: CachedHarvester, order: EpochOrder, share: TokenShare, position: int
+    harvester: CachedHarvester, order: EpochOrder, share: TokenShare, position: int, a_refill: int
 ) -> Iterator[tuple[ActivationBatch, int]]:
     """Yield (row numbers as x [n, 1], position after them) of each micro-batch from ``position`` on; endless.
 
-    A block of micro-batches at a time; the disk is asked for the next ones while the vectors of this one are checked.
+    A block of micro-batches at a time, no more than ``a_refill`` takes: narrow vectors would make it many epochs. The
+    disk is asked for the next blocks while the vectors of this one are checked.
     """
     size = harvester.micro_batch
     caches = harvester.distinct()
     per_part = size * harvester.windows.context_length * sum(cache.d * cache.dtype.itemsize for cache in caches)
-    block = size * max(1, _BLOCK_BYTES // per_part)
+    block = size * max(1, min(a_refill, _BLOCK_BYTES // per_part))
     announced: deque[NDArray[np.int64]] = deque()
     while True:
         while len(announced) < _ANNOUNCED_BLOCKS:

@@ -73,7 +73,8 @@ def _measure(
     lm: FrozenLM, harvester: Harvester, sae: SparseAutoencoder, windows: list[int], mean: Tensor, metric: DownstreamLoss
 ) -> None:
     """Add the four runs' losses on a few windows to ``metric``."""
-    batch, acts, targets, keep = harvester.full_with_targets(windows)
+    # These few windows at once, and not padded to the micro-batch of the harvest.
+    batch, acts, targets, keep = harvester.with_micro_batch(len(windows)).full_with_targets(windows)
     splice = _Splice(lm, harvester.sites.write, batch, targets, keep)
     clean = splice.clean()
     metric.update_clean(_losses(clean, batch))

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from sae_lightning.activations import Harvester, StopRequested
 from sae_lightning.activations.cache import ActivationCache, CacheRequest, CacheTooBig, ensure, open_caches
 from sae_lightning.activations.cache import build as build_module
-from sae_lightning.activations.cache import ensure as ensure_module
+from sae_lightning.activations.cache import request as request_module
 from sae_lightning.activations.mask import row_norms
 from sae_lightning.core import Sites, UserError, file_sha256
 from sae_lightning.lm import FrozenLM
@@ -197,10 +197,9 @@ def test_of_several_processes_one_builds_and_the_others_wait(sample, built, tmp_
     assert content(tmp_path) == content(built.root)
 
 
-def test_waiting_shows_the_builders_shards(lm, sample, tmp_path, monkeypatch):
-    """Somebody else has the lock: what is shown is read from the manifest."""
-    (tmp_path / "x").mkdir()
-    look = ensure_module._waiting(lm, [CacheRequest(sample, (SITE, OTHER))], tmp_path, MICRO_BATCH)
+def test_waiting_shows_the_builders_shards(lm, sample, tmp_path):
+    """What is shown while somebody else has the lock is read from the manifests."""
+    look = request_module._waiting(lm, [CacheRequest(sample, (SITE, OTHER))], tmp_path, MICRO_BATCH)
     assert look() == (0, 202, 0)
     build(lm, sample, tmp_path)
     shards = -(-101 // 12)

@@ -8,11 +8,12 @@ import textwrap
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from sae_lightning.activations import ActivationSource, MaskPolicy, StopRequested, StreamSource
-from sae_lightning.activations.cache import CachedHarvester, CachedSource
+from sae_lightning.activations.cache import ActivationCache, CachedHarvester, CachedSource
 from sae_lightning.activations.cache.ahead import Ahead
 from sae_lightning.core import Sites, UserError
 from sae_lightning.tokens import EpochOrder
@@ -264,3 +265,21 @@ def test_ahead_runs_no_further_than_its_depth():
     time.sleep(0.3)
     assert len(drawn) <= 1 + 3 + 1
     ahead.close()
+
+
+def test_a_state_goes_on_with_caches_that_were_just_opened(make, cached, built, sample):
+    """As a new process has them: no window was checked, no shard mapped."""
+    source = make()
+    take(source, 3)
+    state = source.state_dict()
+    caches = {site: ActivationCache.open(cache.folder) for site, cache in built.caches.items()}
+    reopened = CachedHarvester(caches, cached.sites, sample, cached.mask, MICRO_BATCH)
+    fresh = make(harvester=reopened)
+    fresh.load_state_dict(state)
+    assert equal(take(fresh, 8), take(source, 8))
+
+
+def test_rows_of_a_shard_that_nobody_opened_are_an_error_and_no_crash(built):
+    cache = ActivationCache.open(built.caches[SITE].folder)
+    with pytest.raises(RuntimeError, match="not open"):
+        cache.gather(np.arange(3), torch.empty(3, cache.d, dtype=cache.dtype), checked=True)
