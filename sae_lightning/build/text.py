@@ -108,7 +108,7 @@ def build_sites(config: RunConfig, lm: LazyLM) -> Sites:
 def build_cache(config: RunConfig) -> list[ActivationCache]:
     """Keep what a run of this config would read, every site in one pass of the language model; return the caches."""
     assert config.lm is not None
-    lm = build_lm(config.lm, config.seed)
+    lm = build_lm(config.lm, config.stream_seed)
     found = find_caches(config.data, lm, build_sites(config, lm), samples(config, lm))
     return [cache for by_site in found for cache in by_site.values()]
 
@@ -117,7 +117,7 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
     """Build what a run on text reads: kept activations where ``data.cache`` allows, else the language model."""
     assert config.lm is not None
     data = config.data
-    lm = build_lm(config.lm, config.seed)
+    lm = build_lm(config.lm, config.stream_seed)
     sites = build_sites(config, lm)
     train, heldout = samples(config, lm)
     policy = fitted.mask if fitted else MaskPolicy(lm.special_ids, data.mask_first_position, data.mask_norm_multiple)
