@@ -13,7 +13,7 @@ BATCH, D_IN = 512, 576
 # The log's conventions: inputs of variance 1 an element, element-mean MSE, L1 summed over the batch, free decoder.
 SETTINGS = [
     "model=standard",
-    "tokens=400000",
+    "tokens=200000",
     f"data.batch_size={BATCH}",
     "normalise=rms",
     "scheduler=constant",

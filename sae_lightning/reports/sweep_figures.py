@@ -65,12 +65,15 @@ def logarithmic(axis: "Axis", values: Sequence[float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     axis._set_axes_scale("log")  # pyright: ignore[reportAttributeAccessIssue]
-    different = sorted(set(values))
+    different: list[float] = []
+    for value in sorted(set(values)):  # ticks closer than this would be written over each other
+        if not different or value > 1.08 * different[-1]:
+            different.append(value)
     wide = different[-1] > 100 * different[0]
     few = len(different) <= 8
     axis.set_major_locator(FixedLocator(different) if few else LogLocator(subs=(1,) if wide else (1, 2, 3, 5)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.5g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
 def front_figure(collection: Collection, fronts: Sequence[Front]) -> "Figure":
