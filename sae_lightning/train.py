@@ -3,7 +3,7 @@
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,11 +20,17 @@ _ALLOWED_WITH_RESUME = ("resume", "progress")
 
 
 def train(
-    config: RunConfig, run_dir: Path, lanes: Mapping[str, RunConfig] | None = None, *, resume: bool = False
+    config: RunConfig,
+    run_dir: Path,
+    lanes: Mapping[str, RunConfig] | None = None,
+    *,
+    overrides: Sequence[str] | None = None,
+    resume: bool = False,
 ) -> Path:
     """Train the run of a config in its folder (from its last good checkpoint with ``resume``); return the folder.
 
-    lanes: of a bank, each lane's own config; a resumed one has them in its folder.
+    lanes: of a bank, each lane's own config; a resumed one has them in its folder. overrides: of a bank, the command
+    line that its lanes were composed from, kept for lanes that are added later.
     """
     command.quiet_warnings()
     import torch
@@ -32,7 +38,7 @@ def train(
     # Before torch has started its threads: they inherit it. See SAEModule.on_fit_start.
     torch.set_flush_denormal(True)
     from sae_lightning.activations import StopRequested
-    from sae_lightning.build import build_run, find_checkpoint, saved_lanes
+    from sae_lightning.build import build_run, find_checkpoint, save_overrides, saved_lanes
     from sae_lightning.reports import describe_environment, preflight_text, show_lanes, show_summary
     from sae_lightning.training.callbacks import Pruned, ScalingLog, StopSignal, find
 
@@ -44,6 +50,8 @@ def train(
         if resume and lanes is None:
             lanes = saved_lanes(run_dir, config)
         save_config(config, run_dir)
+        if overrides is not None:
+            save_overrides(run_dir, overrides)
         run = build_run(config, run_dir, lanes, resume=checkpoint is not None)
         begun = (run_dir / "environment.json").is_file()
         environment = "environment_resumed.json" if begun else "environment.json"
@@ -88,7 +96,7 @@ def task(composed: DictConfig) -> None:
     if raw["resume"] is not None:
         resume(raw, overrides)
         return
-    from sae_lightning.build import added_to, lane_configs, new_run_dir, save_overrides
+    from sae_lightning.build import added_to, lane_configs, new_run_dir
 
     if raw["add_to"] is not None:
         config, overrides = added_to(raw, overrides)
@@ -97,9 +105,7 @@ def task(composed: DictConfig) -> None:
     lanes = lane_configs(config, overrides) if config.bank is not None else None
     run_dir = new_run_dir(config, str(Path(hydra_config.sweep.dir, str(hydra_config.sweep.subdir))) if sweep else None)
     command.set_up_logging(run_dir / "train.log")
-    if lanes is not None:
-        save_overrides(run_dir, overrides)
-    train(config, run_dir, lanes)
+    train(config, run_dir, lanes, overrides=None if lanes is None else overrides)
 
 
 def resume(raw: Mapping[str, object], overrides: list[str]) -> None:

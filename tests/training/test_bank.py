@@ -51,9 +51,7 @@ def config(overrides: list[str], bank: list | None = None) -> RunConfig:
 def run_bank(rows_file: Path, folder: Path, bank: list) -> Path:
     overrides = base(rows_file)
     made = config(overrides, bank)
-    folder.mkdir(parents=True)
-    save_overrides(folder, overrides)
-    return train(made, folder, lane_configs(made, overrides))
+    return train(made, folder, lane_configs(made, overrides), overrides=overrides)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
