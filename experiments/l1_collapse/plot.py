@@ -31,7 +31,7 @@ def main() -> None:
         axis.axvspan(1, 20, alpha=0.15, label="usual range")
         axis.set(xscale="log", xlabel="lambda_eff (per token)", ylabel=metric)
         axis.grid(alpha=0.3)
-    axes[1].set_yscale("symlog", linthresh=0.01)
+    axes[1].set_yscale("log")
     axes[0].legend(frameon=False)
     figure.suptitle("The collapse is the coefficient's convention")
     figure.savefig(out / "l1_collapse.png", dpi=130)
