@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -43,6 +44,8 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     # Hydra's parser takes overrides on one side of a flag only; people write --multirun anywhere.
     flags = [a for a in sys.argv[1:] if a in ("-m", "--multirun")]
     sys.argv[1:] = [*flags[:1], *(a for a in sys.argv[1:] if a not in flags)]
+    if flags:
+        check_grid(sys.argv[2:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises what went wrong instead of printing it and exiting with 1
 
     def guarded(config: DictConfig) -> Any:
@@ -77,6 +80,19 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
+
+
+def check_grid(arguments: list[str]) -> None:
+    """End with one line for a swept key without values: hydra would run nothing and say nothing."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        try:
+            override = parser.parse_override(argument)
+            empty = override.is_discrete_sweep() and not list(override.sweep_string_iterator())
+        except (HydraException, ValueError):
+            continue  # hydra says it better
+        if empty:
+            fail(f"{argument}: the grid is empty; give at least one value")
 
 
 def fail_for_file(error: OSError) -> NoReturn:

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -96,6 +97,24 @@ def task(composed: DictConfig) -> None:
     if raw["resume"] is not None:
         resume(raw, overrides)
         return
+    if sweep and (raw["paths"]["run_dir"] or raw["add_to"] is not None):
+        key = "add_to" if raw["add_to"] is not None else "paths.run_dir"
+        raise UserError(f"{key}: is one folder and a sweep needs many; leave it out, hydra.sweep.dir names the sweep's")
+    if not sweep:
+        begin(raw, overrides)
+        return
+    run_dir = Path(hydra_config.sweep.dir, str(hydra_config.sweep.subdir)).resolve()
+    there = (run_dir / "config.yaml").is_file()
+    try:
+        begin(raw, overrides, str(run_dir))
+    except UserError as error:
+        if not there:  # else it is about another run, which this one would have overwritten
+            write_json(run_dir / "failed.json", {"reason": str(error)})
+        raise
+
+
+def begin(raw: Mapping[str, Any], overrides: list[str], sweep_dir: str | None = None) -> None:
+    """Check a composed config, choose its folder and train it."""
     from sae_lightning.build import added_to, lane_configs, new_run_dir
 
     if raw["add_to"] is not None:
@@ -103,12 +122,12 @@ def task(composed: DictConfig) -> None:
     else:
         config = with_absolute_paths(validate(raw))
     lanes = lane_configs(config, overrides) if config.bank is not None else None
-    run_dir = new_run_dir(config, str(Path(hydra_config.sweep.dir, str(hydra_config.sweep.subdir))) if sweep else None)
+    run_dir = new_run_dir(config, sweep_dir)
     command.set_up_logging(run_dir / "train.log")
     train(config, run_dir, lanes, overrides=None if lanes is None else overrides)
 
 
-def resume(raw: Mapping[str, object], overrides: list[str]) -> None:
+def resume(raw: Mapping[str, Any], overrides: list[str]) -> None:
     """Go on with the run in a folder: a stopped one, a lane of a stopped bank, or one that was queued."""
     if not isinstance(raw["resume"], str) or not raw["resume"]:
         raise UserError(f"resume={raw['resume']}: must be the folder of a run; give its path")

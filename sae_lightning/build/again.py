@@ -68,6 +68,8 @@ def added_to(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[RunConfi
     that is no bank's, and an empty ``bank``.
     """
     folder = Path(str(raw["add_to"])).expanduser().resolve()
+    if not raw["add_to"] or not (folder / "config.yaml").is_file():
+        raise UserError(f"add_to={raw['add_to']}: is no run folder (it has no config.yaml); give the folder of a bank")
     extra = [key for o in overrides if (key := o.split("=", 1)[0].lstrip("+~")) not in ("bank", "add_to", "progress")]
     if extra:
         raise UserError(f"add_to={raw['add_to']}: new lanes read the bank's own stream; leave out {', '.join(extra)}")

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
 from sae_lightning import command
 from sae_lightning.build.checks import check_nodes
@@ -21,6 +22,8 @@ SOLO = "sae"
 #: What all lanes share: they read one stream, in one process, for as many steps.
 _SHARED = ("lm", "sites", "data", "tokens", "trainer", "callbacks", "logger", "evaluation", "paths", "trial")
 _OWN_KEYS = ("bank", "add_to", "resume")
+#: What no lane has a say in, because it is about the process and not about an SAE.
+_NOT_A_LANE_S = (*_OWN_KEYS, "trial", "progress", "paths", "hydra", "launcher", "sweep", "debug")
 
 
 def expand_grid(arguments: Sequence[str]) -> list[str]:
@@ -79,6 +82,9 @@ def lane_configs(base: RunConfig, overrides: Sequence[str]) -> dict[str, RunConf
     out: dict[str, RunConfig] = {}
     for number, (name, own) in enumerate(zip(lane_names(base.bank), base.bank, strict=True), start=1):
         try:
+            for key in own:
+                if key.lstrip("+~").split(".")[0].split("/")[0] in _NOT_A_LANE_S:
+                    raise UserError(f"{key}: is no setting of a lane; leave it out, or set it for the whole bank")
             lane = _compose(overrides, own)
             lane = lane.model_copy(update={"data": lane.data.model_copy(update={"seed": data_seed}), "name": name})
             _check_shared(lane, shared)
@@ -150,4 +156,5 @@ def _lane_name(own: Mapping[str, Any], number: int) -> str:
             parts.append(str(value) if key == "model" else f"{last}_{value}")
         text = "-".join(parts)
     # Names are folders, and keys of a ModuleDict, which takes no dots.
-    return re.sub(r"[^A-Za-z0-9_=+-]+", "-", text.replace(".", "p")).strip("-")[:80] or f"lane-{number}"
+    name = re.sub(r"[^A-Za-z0-9_=+-]+", "-", text.replace(".", "p")).strip("-")[:80] or f"lane-{number}"
+    return f"lane-{name}" if hasattr(nn.ModuleDict(), name) else name

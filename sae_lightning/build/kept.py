@@ -48,14 +48,17 @@ def find_caches(
     )
 
 
-def cached_harvesters(config: RunConfig, streamed: Sequence[Harvester]) -> dict[str, CachedHarvester] | None:
+def cached_harvesters(
+    config: RunConfig, streamed: Sequence[Harvester], before: bool | None = None
+) -> dict[str, CachedHarvester] | None:
     """Return harvesters of kept activations by split, in place of those that read the language model.
 
     None with ``data.cache=off``, and with ``auto`` where the cache would pass its budget or the disk (that is said).
+    before: what the run did when it began, which a resumed one must do again.
     Raises UserError with ``only`` for a cache that is missing or too small.
     """
     data = config.data
-    if data.cache == "off":
+    if data.cache == "off" or before is False:
         return None
     lm, sites = streamed[0].lm, streamed[0].sites
     samples = [harvester.windows for harvester in streamed if isinstance(harvester.windows, WindowSample)]
@@ -63,6 +66,8 @@ def cached_harvesters(config: RunConfig, streamed: Sequence[Harvester]) -> dict[
     try:
         caches = find_caches(data, lm, sites, samples)
     except CacheTooBig as error:
+        if before:
+            raise  # its checkpoint is a place in the cache
         logger.warning("%s; streaming this run", error)
         return None
     return {

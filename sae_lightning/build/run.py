@@ -56,7 +56,7 @@ def build_run(
     built = {name: build_lane(lane, data, fitted.get(name)) for name, lane in lanes.items()}
     if not resume:
         for name, lane in built.items():
-            Fitted(data.mask, data.stats, lane.normaliser.centre).save(folders[name])
+            Fitted(data.mask, data.stats, lane.normaliser.centre, data.cache is not None).save(folders[name])
             if config.bank is not None:
                 save_config(lanes[name], folders[name])
     settings = {name: optim_settings(lane) for name, lane in lanes.items()}

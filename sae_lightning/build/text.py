@@ -31,9 +31,13 @@ def build_lm(config: LMConfig, seed: int) -> LazyLM:
 
 
 def enough_tokens(config: RunConfig) -> int:
-    """Return how much text a run can use: its budget, and enough held-out documents for every measurement."""
+    """Return how much text a run can use: its budget, and enough held-out documents for every measurement.
+
+    Rounded up to a power of two, a million at least: budgets that are alike then share a text, and what is kept of it.
+    """
     measured = 2 * config.evaluation.final_tokens + config.evaluation.downstream_tokens
-    return int(1.25 * max(config.tokens / config.data.share, measured / config.data.heldout_fraction))
+    needed = int(1.25 * max(config.tokens / config.data.share, measured / config.data.heldout_fraction))
+    return max(1 << 20, 1 << (needed - 1).bit_length())
 
 
 def build_store(run: RunConfig, lm: LazyLM) -> TokenStore:
@@ -122,7 +126,7 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
     train, heldout = samples(config, lm)
     policy = fitted.mask if fitted else MaskPolicy(lm.special_ids, data.mask_first_position, data.mask_norm_multiple)
     streamed = {w.split: Harvester(lm, sites, w, policy, data.micro_batch) for w in (train, heldout)}
-    kept = cached_harvesters(config, list(streamed.values()))
+    kept = cached_harvesters(config, list(streamed.values()), before=fitted and fitted.kept)
     harvesters: dict[str, Harvester] = dict(kept or streamed)
     sample, stats, mask = None, fitted and fitted.stats, policy
     if fitted is None:

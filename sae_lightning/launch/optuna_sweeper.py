@@ -107,6 +107,13 @@ class OptunaSweeper(Sweeper):
             raise UserError("paths.run_dir: is one folder and a sweep needs many; leave it out")
         if OmegaConf.select(config, "lm", default="") is None and (names := [n for n in objectives if n in _WITH_LM]):
             raise UserError(f"hydra.sweeper.objectives={names[0]}: is measured with a language model; choose lm=")
+        if OmegaConf.select(config, "bank") is not None:
+            raise UserError("bank: a trial is one SAE; leave bank out, or train it without sweep=optuna")
+        if names := [n for n in objectives if n in _WITH_LM]:
+            if OmegaConf.select(config, "data.cache") == "only":
+                raise UserError(f"hydra.sweeper.objectives={names[0]}: data.cache=only never reads the LM; use auto")
+            if OmegaConf.select(config, "evaluation.downstream_tokens") == 0:
+                raise UserError(f"hydra.sweeper.objectives={names[0]}: needs evaluation.downstream_tokens above 0")
         if settings.sampler == "tpe" and len(objectives) > 1:
             logger.info("tpe with %d objectives: nsga2 is made for several", len(objectives))
         if settings.pruner != "none" and list(objectives) != ["fvu"]:

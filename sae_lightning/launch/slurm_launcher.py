@@ -163,7 +163,12 @@ class SlurmLauncher(Launcher):
                 submitted = executor.submit_array([TrainJob(job.run_dir, source, cwd) for job in made])
         except (FailedJobError, FailedSubmissionError) as error:
             said = ", ".join(re.findall(r"sbatch: error: (.*)", str(error))) or str(error)
-            raise UserError(f"launcher=slurm: sbatch refused the jobs ({said}); change hydra.launcher.*") from None
+            remedy = (
+                "check that Slurm is up (sinfo)"
+                if "contact" in said or "resolve" in said
+                else "change hydra.launcher.*"
+            )
+            raise UserError(f"launcher=slurm: sbatch refused the jobs ({said}); {remedy}") from None
         for job, sent in zip(made, submitted, strict=True):
             job.record |= {"job_id": sent.job_id, "logs": [str(sent.paths.stdout), str(sent.paths.stderr)]}
             job.save()

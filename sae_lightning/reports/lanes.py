@@ -20,9 +20,9 @@ def show_lanes(run_dir: Path) -> None:
     table.add_column("lane")
     for name in _COLUMNS:
         table.add_column(name, justify="left" if name == "architecture" else "right")
-    for path in [run_dir / "records.jsonl", *sorted(run_dir.glob("added-*/records.jsonl"))]:
-        if not path.is_file():  # the bank that lanes were added to is still to finish
-            continue
+    # Not the bank that lanes were added to, where it is still to finish.
+    folders = [f for f in (run_dir, *sorted(run_dir.glob("added-*"))) if (f / "records.jsonl").is_file()]
+    for path in [folder / "records.jsonl" for folder in folders]:
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             cells = [_cell(record.get(name)) for name in _COLUMNS]
@@ -30,8 +30,9 @@ def show_lanes(run_dir: Path) -> None:
                 cells[4:8] = ["dropped", "-", "-", "-"]
             table.add_row(str(record["lane"]), *cells)
     console.print(table)
-    for what, path in {"run folder": run_dir, "lanes": run_dir / "lanes", "records": run_dir / "records.jsonl"}.items():
-        console.print(f"{what:12} {path}", highlight=False, markup=False)
+    for folder in folders:
+        console.print(f"{'lanes':12} {folder / 'lanes'}", highlight=False, markup=False)
+    console.print(f"{'run folder':12} {run_dir}", highlight=False, markup=False)
 
 
 def _cell(value: Any) -> str:

@@ -108,7 +108,7 @@ def _text(value: Any) -> str:
 
 
 def _number(value: float) -> str:
-    if value == int(value) and abs(value) < 1e8:
+    if abs(value) < 1e8 and value == int(value):
         return f"{int(value)}"
     return f"{value:.4g}"
 

@@ -40,10 +40,11 @@ def catalogue(root: Path) -> list[Listed]:
         raise UserError(f"{root}: there is no such folder; give the one of data.cache_dir in --dir")
     out = []
     for folder in root.iterdir():
-        # A builder that was killed before its first shard leaves a folder without a manifest.
-        if not folder.is_dir() or not ((folder / NAME).exists() or list(folder.glob(".shard-*.tmp"))):
+        # A builder that was killed before its first shard leaves a folder without a manifest; so does a removal.
+        leftovers = [*folder.glob(".shard-*.tmp"), *folder.glob("shard-*")] if folder.is_dir() else []
+        if not folder.is_dir() or not ((folder / NAME).exists() or leftovers):
             continue
-        manifest, problem = None, "unfinished: no shard yet"
+        manifest, problem = None, "no manifest: unfinished, or left by a removal that was interrupted"
         try:
             manifest = CacheManifest.load(folder) or manifest
         except UserError as error:
@@ -56,7 +57,7 @@ def catalogue(root: Path) -> list[Listed]:
 def verify(listed: Listed) -> list[str]:
     """Read every byte of a cache and return what is wrong, a line for each damaged shard."""
     if listed.manifest is None:
-        return [f"{listed.folder}: {listed.problem}"]
+        return [listed.problem if str(listed.folder) in listed.problem else f"{listed.folder}: {listed.problem}"]
     problems = []
     with progress(f"verifying {listed.address}", listed.manifest.n_bytes) as advance:
         for entry in listed.manifest.shards:

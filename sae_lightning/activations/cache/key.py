@@ -25,7 +25,7 @@ def cache_key(lm: "FrozenLM", windows: "WindowSample", site: str, micro_batch: i
 
     The size of the sample is not part of it, so that a cache serves every smaller run and grows for a larger one; nor
     is the mask, which is applied when rows are read. ``micro_batch`` is: the height of the LM's matrix products
-    decides how they round.
+    decides how they round; so does the kind of device.
     """
     identity = lm.identity()
     return {
@@ -38,6 +38,7 @@ def cache_key(lm: "FrozenLM", windows: "WindowSample", site: str, micro_batch: i
         "site": site,
         "dtype": str(lm.dtype).removeprefix("torch."),
         "micro_batch": micro_batch,
+        "device": lm.device.type,
     }
 
 

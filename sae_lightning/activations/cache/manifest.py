@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sae_lightning.activations.cache.key import FORMAT
+from sae_lightning.activations.cache.key import FORMAT, address
 from sae_lightning.core import UserError, write_json
 
 NAME = "manifest.json"
@@ -61,6 +61,18 @@ class CacheManifest:
     def save(self, folder: Path) -> None:
         write_json(folder / NAME, asdict(self))
 
+    def _check(self, folder: Path) -> None:
+        """Raise KeyError, TypeError or ValueError for content that no builder wrote."""
+        if address(self.key) != folder.name:
+            raise ValueError("its key is another folder's")
+        for name, kind in (("d", int), ("vocab_size", int), ("lm", str), ("text", str), ("split", str)):
+            if not isinstance(self.facts[name], kind):
+                raise TypeError(f"facts.{name} is {self.facts[name]!r}")
+        for shard in self.shards:
+            for name in ("first_window", "windows", "rows", "bytes", "index_bytes"):
+                if type(getattr(shard, name)) is not int:
+                    raise TypeError(f"{name} of {shard.file} is {getattr(shard, name)!r}")
+
     @classmethod
     def load(cls, folder: Path) -> "CacheManifest | None":
         """Return the manifest in ``folder``, None where there is none; UserError for another version or a torn one."""
@@ -81,7 +93,8 @@ class CacheManifest:
         try:
             shards = tuple(ShardEntry(**shard) for shard in value["shards"])
             manifest = cls(**{**value, "shards": shards})
-        except (TypeError, KeyError) as error:
+            manifest._check(folder)
+        except (TypeError, KeyError, ValueError) as error:
             raise _unreadable(path, error) from error
         ends = [shard.first_window + shard.windows for shard in shards]
         if [shard.first_window for shard in shards] != [0, *ends][: len(shards)]:

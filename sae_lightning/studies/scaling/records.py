@@ -12,6 +12,8 @@ import yaml
 
 from sae_lightning.core.errors import UserError
 
+#: In the folder of a sweep's run that failed: why.
+FAILED_FILE = "failed.json"
 # Folders that hold no runs but may hold many files.
 _NOT_RUNS = {"checkpoints", "export", "tensorboard", "source", "figures"}
 # Keys of a config that name a run and say nothing about it.
@@ -122,10 +124,12 @@ def _natural(*names: str) -> list[tuple[bool, int, str]]:
 def _run_folders(root: Path) -> Iterator[Path]:
     """Yield the folders that hold a run: those with records, and those with a run's config and none."""
     for path, folders, files in os.walk(root):
-        holds_run = "records.jsonl" in files or "config.yaml" in files
-        skipped = _NOT_RUNS | ({"lanes"} if holds_run else set())  # a bank's records stand in its run folder
+        holds_run = not {"records.jsonl", "config.yaml", FAILED_FILE}.isdisjoint(files)
+        # A finished bank's records stand in its run folder; of an unfinished one, lanes may have been finished alone.
+        unfinished_bank = "records.jsonl" not in files and "lanes" in folders
+        skipped = _NOT_RUNS | ({"lanes"} if holds_run and not unfinished_bank else set())
         folders[:] = sorted(f for f in folders if f not in skipped and not f.startswith("."))
-        if holds_run:
+        if holds_run and not unfinished_bank:
             yield Path(path)
 
 
@@ -161,7 +165,16 @@ def _read(folder: Path, name: str) -> Iterator[Record | Missing]:
 def _without_result(folder: Path, name: str, lane: str = "sae") -> Missing:
     if (folder / "pruned.json").is_file():
         return Missing(name, lane, "pruned", "stopped early by the sweep's pruner")
+    if (folder / FAILED_FILE).is_file():
+        return Missing(name, lane, "failed", _failure(folder / FAILED_FILE))
     return Missing(name, lane, "unfinished", "it has no metrics.json: stopped, killed, failed or still running")
+
+
+def _failure(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["reason"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "failed; its failed.json cannot be read"
 
 
 def _settings(folder: Path) -> dict[str, Any]:
