@@ -76,6 +76,8 @@ def test_what_only_the_bank_s_architecture_knows_is_no_matter_for_a_lane_of_anot
 def test_names_are_folders_and_tell_lanes_apart() -> None:
     lanes = [{"sae.k": 4}, {"sae.k": 4}, {"name": "my own/lane.1"}, {"model": "topk", "optimizer.lr": 0.5}]
     assert lane_names(lanes) == ["k_4", "k_4-2", "my-own-lanep1", "topk-lr_0p5"]
+    # A ModuleDict takes no key that it has as an attribute.
+    assert lane_names([{"name": "keys"}, {"name": "training"}]) == ["lane-keys", "lane-training"]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,8 @@ def test_names_are_folders_and_tell_lanes_apart() -> None:
         (["bank=[sae.k]"], ["bank", "dictionary"]),
         (["bank=grid", "sae.k=interval(1,3)"], ["sae.k", "axis"]),
         (["--multirun", "bank=grid", "sae.k=1,2"], ["bank=grid", "--multirun"]),
-        (["add_to=nowhere", "bank=[{sae.k: 3}]"], ["nowhere", "no run folder"]),
+        (["add_to=nowhere", "bank=[{sae.k: 3}]"], ["add_to=nowhere", "no run folder"]),
+        (["bank=[{resume: x}]"], ["bank lane 1", "resume", "no setting of a lane"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_lane(

@@ -94,3 +94,32 @@ def test_a_folder_that_is_missing_or_holds_no_result_is_named(tmp_path: Path) ->
     write_run(tmp_path / "killed", config={"seed": 1})
     with pytest.raises(UserError, match="1 there failed or did not finish"):
         collect([tmp_path])
+
+
+def test_lanes_of_an_unfinished_bank_that_were_finished_alone_count(tmp_path: Path) -> None:
+    bank = tmp_path / "bank"
+    for lane in ("done", "open"):
+        (bank / "lanes" / lane).mkdir(parents=True)
+        (bank / "lanes" / lane / "config.yaml").write_text("tokens: 5\n")
+    (bank / "config.yaml").write_text("tokens: 5\n")
+    done = bank / "lanes" / "done"
+    (done / "records.jsonl").write_text(
+        json.dumps({"lane": "sae", "architecture": "topk", "fvu": 0.5, "l0": 3.0}) + "\n"
+    )
+    (done / "metrics.json").write_text("{}")
+    found = collect([tmp_path])
+    assert [record.run_dir for record in found.records] == ["bank/lanes/done"]
+    assert [(missing.run_dir, missing.kind) for missing in found.missing] == [("bank/lanes/open", "unfinished")]
+
+
+def test_a_run_that_failed_before_it_began_is_told_with_its_reason(tmp_path: Path) -> None:
+    good, bad = tmp_path / "0", tmp_path / "1"
+    good.mkdir()
+    bad.mkdir()
+    (good / "records.jsonl").write_text(
+        json.dumps({"lane": "sae", "architecture": "topk", "fvu": 0.5, "l0": 3.0}) + "\n"
+    )
+    (bad / "failed.json").write_text(json.dumps({"reason": "sae.k=400: must be at most 64"}))
+    found = collect([tmp_path])
+    assert len(found.records) == 1
+    assert [(m.run_dir, m.kind, m.reason) for m in found.missing] == [("1", "failed", "sae.k=400: must be at most 64")]
