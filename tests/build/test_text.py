@@ -1,6 +1,7 @@
 """Runs on text: kept activations give the bits of streaming; the language model is read where nothing is kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,33 @@ def test_thresholds_are_calibrated_on_windows_that_are_not_measured(overrides: l
     assert not (measured[:, None] == calibrated[None]).all(2).any()
     export_callback = next(c for c in run.trainer.callbacks if isinstance(c, Export))  # type: ignore[attr-defined]
     assert torch.equal(torch.cat(list(export_callback.calibration())), calibrated)
+
+
+def test_a_run_that_had_to_stream_streams_when_it_goes_on_and_a_kept_one_reads_what_was_kept(
+    overrides: list[str], tmp_path: Path
+) -> None:
+    from sae_lightning.activations import StopRequested
+
+    def stopped(folder: Path, budget: float) -> RunConfig:
+        made = config(overrides, "data.cache=auto", f"data.cache_max_gb={budget}", "tokens=1280")
+        save_config(made, folder)
+        run = build_run(made, folder)
+        run.trainer.callbacks.append(StopAt(5))  # type: ignore[attr-defined]
+        with pytest.raises(StopRequested):
+            run.trainer.fit(run.module, datamodule=run.datamodule)
+        run.data.source.close()
+        return made
+
+    small, large = tmp_path / "small", tmp_path / "large"
+    made = stopped(small, 1e-6)
+    # There is room now; its checkpoint is a place in the stream all the same.
+    data = made.data.model_copy(update={"cache_max_gb": 1.0})
+    train(made.model_copy(update={"data": data}), small, resume=True)
+    assert metrics(small)["activations"] == "stream"
+    made = stopped(large, 1.0)
+    shutil.rmtree(tmp_path / "cache" / "activations")
+    data = made.data.model_copy(update={"cache_max_gb": 1e-6})
+    with pytest.raises(UserError, match="cache_max_gb"):
+        train(made.model_copy(update={"data": data}), large, resume=True)
+    train(made, large, resume=True)
+    assert_same(small, large)
