@@ -110,6 +110,10 @@ def task(composed: DictConfig) -> None:
     except UserError as error:
         if not there:  # else it is about another run, which this one would have overwritten
             write_json(run_dir / "failed.json", {"reason": str(error)})
+        if choices.get("launcher") == choices.get("sweep") == "basic":
+            # Hydra tells of the first failed run only, and when all have ended.
+            command.set_up_logging()
+            logger.error("run %s: %s; the others go on", run_dir.name, error)
         raise
 
 
