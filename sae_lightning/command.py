@@ -92,7 +92,7 @@ def check_grid(arguments: list[str]) -> None:
         except (HydraException, ValueError):
             continue  # hydra says it better
         if empty:
-            fail(f"{argument}: the grid is empty; give at least one value")
+            fail(f"{argument}: an empty grid; give at least one value")
 
 
 def fail_for_file(error: OSError) -> NoReturn:

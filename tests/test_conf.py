@@ -32,7 +32,7 @@ from sae_lightning.sae import architecture_names, sae_class
 from tests.conftest import ROOT, planted
 
 CONF = ROOT / "conf"
-ENTRIES = {"train": RunConfig, "tokenize": TokenizeConfig}
+ENTRIES = {"train": RunConfig, "cache": RunConfig, "tokenize": TokenizeConfig}
 EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
 OPTIONS = [(group, option) for group, option in EVERYTHING if not group.startswith("hydra/")]

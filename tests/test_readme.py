@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 
-from sae_lightning import command
+from sae_lightning import command, launch
+from sae_lightning.build import expand_grid
 from sae_lightning.config import validate
 from tests.conftest import ROOT, planted
 
@@ -16,7 +19,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
 COMMANDS = [
     line.split("#")[0].strip()
     for block in re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if "-m sae_lightning." in line
 ]
 
@@ -49,13 +52,30 @@ def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 15
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if "--help" not in c and "resume=" not in c])
+def first_value(override: Override) -> object:
+    """Return one value of a swept key; the lower end of an interval."""
+    value = override.value()
+    return value.start if isinstance(value, IntervalSweep) else next(iter(override.sweep_string_iterator()))
+
+
+NOT_HYDRA_S = ("sae_lightning.sweep ", "sae_lightning.queue ")  # checked by their own tests
+
+
+@pytest.mark.parametrize(
+    "line", [c for c in COMMANDS if not any(w in c for w in ("--help", "resume=", "add_to=", *NOT_HYDRA_S))]
+)
 def test_command_lines_compose(line: str) -> None:
     words = shlex.split(line)
     entry = words[2].removeprefix("sae_lightning.")
-    overrides = [w for w in words[3:] if w != "--multirun"]
+    overrides = expand_grid([w for w in words[3:] if w != "--multirun"])
     if "--multirun" in words:
-        overrides = [o.split(",")[0] for o in overrides]
+        parser = OverridesParser.create()
+        parsed = [(o, parser.parse_override(o)) for o in overrides if not o.startswith("hydra.")]
+        given = [o for o in overrides if o.startswith("hydra.")]
+        overrides = given + [
+            o if not p.is_sweep_override() else f"{p.key_or_group}={first_value(p)}" for o, p in parsed
+        ]
+    launch.register()
     raw = command.plain(command.compose(entry, overrides))
     if entry == "train":
         validate(raw)

@@ -31,7 +31,8 @@ def test_run_folder_holds_what_the_readme_lists(command, tiny_run, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics) == {"heldout", "tokens", "seconds", "tokens_per_s", "seed"}
+    expected = {"heldout", "tokens", "seconds", "tokens_per_s", "seed", "lm_windows_read", "activations"}
+    assert set(metrics) == expected
     assert set(metrics["heldout"]) == HELDOUT
     assert all(isinstance(v, float) for v in metrics["heldout"].values())
     assert metrics["tokens"] == 5120

@@ -1,6 +1,7 @@
 """A language model with hooks that never learns."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -69,6 +70,8 @@ class FrozenLM:
         self.revision = revision
         self._folder = folder
         self.windows_read = 0
+        # A bridge's hooks are the model's: two passes at once would see each other's.
+        self._one_at_a_time = threading.RLock()
         self._widths: dict[str, int] = {}
         self._tuple_blocks: bool | None = None
         model = bridge.original_model
@@ -165,8 +168,9 @@ class FrozenLM:
         """Return the activation at each site, by exactly the names asked for; runs no further than the last of them."""
         for site in sites:
             self.check_site(site)
-        self.windows_read += len(tokens)
-        return {site: value.flatten(2) for site, value in self._read(tokens, sites).items()}
+        with self._one_at_a_time:
+            self.windows_read += len(tokens)
+            return {site: value.flatten(2) for site, value in self._read(tokens, sites).items()}
 
     def logits(
         self,
@@ -190,11 +194,12 @@ class FrozenLM:
         ran: set[str] = set()
         hooks = [(site, self._edit_hook(site, edit, keep, ran)) for site, edit in edits.items()]
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._one_at_a_time)
             stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
             if start is not None:
                 stack.enter_context(self._starting_at(*start))
             out = self._forward(tokens, hooks)
-        self.windows_read += len(tokens)
+            self.windows_read += len(tokens)
         if missed := [site for site in edits if site not in ran]:
             raise ValueError(f"edits at {missed} never ran: they lie below start={start[0] if start else None}")
         return out

@@ -1,6 +1,7 @@
 """A language model that is loaded when something has to go through it, and not before."""
 
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ class LazyLM(FrozenLM):
         check_device(device)
         self._arguments: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision, "seed": seed, **tiny}
         self._model: FrozenLM | None = None
+        self._loading = threading.Lock()
         self.name = name
         self._source: Path | None = _folder(name, revision)
         request = {
@@ -61,6 +63,7 @@ class LazyLM(FrozenLM):
         self.vocab_size = card.vocab_size
         self.separator_id, self.bos_id, self.special_ids = card.separator_id, card.bos_id, card.special_ids
         self.windows_read = 0
+        self._one_at_a_time = threading.RLock()
         self._widths = dict(card.widths)
         self._tuple_blocks = None
 
@@ -104,10 +107,11 @@ class LazyLM(FrozenLM):
         return width
 
     def _load(self) -> FrozenLM:
-        if self._model is None:
-            logger.debug("loading the language model %s", self.name)
-            self._model = FrozenLM.load(self.name, **self._arguments)
-        return self._model
+        with self._loading:
+            if self._model is None:
+                logger.debug("loading the language model %s", self.name)
+                self._model = FrozenLM.load(self.name, **self._arguments)
+            return self._model
 
     def _make_card(self) -> LMCard:
         lm = self._load()

@@ -183,9 +183,11 @@ def test_only_a_banks_lanes_can_be_added_and_nothing_else_changed(rows: Path, so
     with pytest.raises(UserError, match=r"no bank's run folder"):
         added_to({"add_to": str(solos / "k_2"), "bank": LANES[:1], "progress": False}, [])
     with pytest.raises(UserError, match=r"leave out tokens"):
-        added_to({"add_to": str(solos), "bank": LANES[:1], "progress": False}, ["tokens=3"])
+        added_to({"add_to": str(solos / "k_2"), "bank": LANES[:1], "progress": False}, ["tokens=3"])
     with pytest.raises(UserError, match="no lane to add"):
-        added_to({"add_to": str(solos), "bank": None, "progress": False}, [])
+        added_to({"add_to": str(solos / "k_2"), "bank": None, "progress": False}, [])
+    with pytest.raises(UserError, match=r"add_to=.*no run folder"):
+        added_to({"add_to": str(solos), "bank": LANES[:1], "progress": False}, [])
 
 
 def test_a_lane_that_is_no_number_any_more_is_dropped_and_the_rest_go_on(
