@@ -82,6 +82,11 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         raise SystemExit(130) from None
 
 
+def key_of(override: str) -> str:
+    """Return the key that an override sets, adds (+, ++) or removes (~)."""
+    return override.lstrip("+~").split("=", 1)[0]
+
+
 def check_grid(arguments: list[str]) -> None:
     """End with one line for a swept key without values: hydra would run nothing and say nothing."""
     parser = OverridesParser.create()

@@ -136,7 +136,7 @@ def resume(raw: Mapping[str, Any], overrides: list[str]) -> None:
     if not isinstance(raw["resume"], str) or not raw["resume"]:
         raise UserError(f"resume={raw['resume']}: must be the folder of a run; give its path")
     run_dir = Path(raw["resume"]).expanduser().resolve()
-    given = [o.split("=", 1)[0].lstrip("+~") for o in overrides]
+    given = [command.key_of(o) for o in overrides]
     extra = [key for key in given if key not in _ALLOWED_WITH_RESUME]
     if extra:
         raise UserError(f"resume={raw['resume']}: a run goes on with its own config; leave out {', '.join(extra)}")

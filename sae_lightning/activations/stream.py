@@ -60,8 +60,12 @@ class StreamSource:
         self.buffer = ShuffleBuffer(buffer_tokens, batch_size, mix=mix, seed=seed, slack=slack, budget=budget)
         self.share = TokenShare(share, share_seed)
         self.on_fill: Callable[[int, int], None] | None = None
-        self._state = self.buffer.empty(self.d_in, self.d_out, same=harvester.same_sites)
+        self._state = self._empty()
         self._stop = False
+
+    def _empty(self) -> Snapshot:
+        """Return the state before the first row."""
+        return self.buffer.empty(self.d_in, self.d_out, same=self.harvester.same_sites)
 
     def __iter__(self) -> Iterator[ActivationBatch]:
         while True:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sae_lightning.build.bank import SOLO, lane_configs, lane_names
+from sae_lightning.command import key_of
 from sae_lightning.config import OVERRIDES_FILE, RunConfig, load_config, validate
 from sae_lightning.core import UserError, write_json
 from sae_lightning.training import AtomicCheckpointIO, last_good
@@ -70,7 +71,7 @@ def added_to(raw: Mapping[str, Any], overrides: Sequence[str]) -> tuple[RunConfi
     folder = Path(str(raw["add_to"])).expanduser().resolve()
     if not raw["add_to"] or not (folder / "config.yaml").is_file():
         raise UserError(f"add_to={raw['add_to']}: is no run folder (it has no config.yaml); give the folder of a bank")
-    extra = [key for o in overrides if (key := o.split("=", 1)[0].lstrip("+~")) not in ("bank", "add_to", "progress")]
+    extra = [key for o in overrides if (key := key_of(o)) not in ("bank", "add_to", "progress")]
     if extra:
         raise UserError(f"add_to={raw['add_to']}: new lanes read the bank's own stream; leave out {', '.join(extra)}")
     if not raw["bank"]:

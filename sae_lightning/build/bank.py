@@ -83,7 +83,7 @@ def lane_configs(base: RunConfig, overrides: Sequence[str]) -> dict[str, RunConf
     for number, (name, own) in enumerate(zip(lane_names(base.bank), base.bank, strict=True), start=1):
         try:
             for key in own:
-                if key.lstrip("+~").split(".")[0].split("/")[0] in _NOT_A_LANE_S:
+                if command.key_of(key).split(".")[0].split("/")[0] in _NOT_A_LANE_S:
                     raise UserError(f"{key}: is no setting of a lane; leave it out, or set it for the whole bank")
             lane = _compose(overrides, own)
             lane = lane.model_copy(update={"data": lane.data.model_copy(update={"seed": data_seed}), "name": name})
@@ -107,8 +107,8 @@ def lane_names(bank: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _compose(overrides: Sequence[str], own: Mapping[str, Any]) -> RunConfig:
-    keys = {str(key).lstrip("+~") for key in own}
-    kept = [o for o in overrides if o.split("=", 1)[0].lstrip("+~") not in {*keys, *_OWN_KEYS}]
+    keys = {command.key_of(str(key)) for key in own}
+    kept = [o for o in overrides if command.key_of(o) not in {*keys, *_OWN_KEYS}]
     lines = [f"{key}={_text(value)}" for key, value in own.items() if key != "name"]
     while True:
         try:
@@ -152,7 +152,7 @@ def _lane_name(own: Mapping[str, Any], number: int) -> str:
     else:
         parts = []
         for key, value in own.items():
-            last = str(key).lstrip("+~").rsplit(".", 1)[-1]
+            last = command.key_of(str(key)).rsplit(".", 1)[-1]
             parts.append(str(value) if key == "model" else f"{last}_{value}")
         text = "-".join(parts)
     # Names are folders, and keys of a ModuleDict, which takes no dots.

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from sae_lightning.command import key_of
 from sae_lightning.core import UserError
 
 # What is settled at submission: another folder, or other resources, would be another job.
@@ -14,11 +15,6 @@ def assign(key: str, value: str | Path) -> str:
     """Return ``key='value'`` with the value quoted: Hydra takes commas, spaces and brackets for signs of its own."""
     escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), str(value))
     return f"{key}='{escaped}'"
-
-
-def key_of(override: str) -> str:
-    """Return the key that an override sets, adds (+, ++) or removes (~)."""
-    return override.lstrip("+~").split("=", 1)[0]
 
 
 def merged(old: list[str], new: list[str]) -> list[str]:

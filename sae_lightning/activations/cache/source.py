@@ -43,33 +43,12 @@ class CachedSource(StreamSource):
     ``close`` ends the threads; so does dropping the source, and the end of the process.
     """
 
-    def __init__(
-        self,
-        harvester: CachedHarvester,
-        order: EpochOrder,
-        *,
-        batch_size: int,
-        buffer_tokens: int = 32_768,
-        mix: float = 0.5,
-        seed: int = 0,
-        budget: int | None = None,
-        share: float = 1.0,
-        share_seed: int = 0,
-    ) -> None:
-        super().__init__(
-            harvester,
-            order,
-            batch_size=batch_size,
-            buffer_tokens=buffer_tokens,
-            mix=mix,
-            seed=seed,
-            budget=budget,
-            share=share,
-            share_seed=share_seed,
-        )
-        self._cached = harvester
-        self._state = self._empty()
-        self._ahead: Ahead[tuple[ActivationBatch, Snapshot]] | None = None
+    _ahead: "Ahead[tuple[ActivationBatch, Snapshot]] | None" = None
+
+    @property
+    def _cached(self) -> CachedHarvester:
+        assert isinstance(self.harvester, CachedHarvester)
+        return self.harvester
 
     def next(self) -> ActivationBatch:
         """Return the next batch; raises StopRequested after ``request_stop``."""
