@@ -31,9 +31,12 @@ def test_run_folder_holds_what_the_readme_lists(command, tiny_run, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     metrics = json.loads((run / "metrics.json").read_text())
-    expected = {"heldout", "tokens", "seconds", "tokens_per_s", "seed", "lm_windows_read", "activations"}
+    expected = {"heldout", "intervals", "measured_on", "tokens", "seconds", "tokens_per_s", "seed", "lm_windows_read", "activations"}
     assert set(metrics) == expected
-    assert set(metrics["heldout"]) == HELDOUT
+    assert set(metrics["heldout"]) == set(metrics["intervals"]) == set(metrics["measured_on"]) == HELDOUT
+    for name, interval in metrics["intervals"].items():
+        if name != "dead":  # counted by training, over tokens that are no windows
+            assert interval[0] <= metrics["heldout"][name] <= interval[1], name
     assert all(isinstance(v, float) for v in metrics["heldout"].values())
     assert metrics["tokens"] == 5120
     assert metrics["heldout"]["fvu"] < 0.9

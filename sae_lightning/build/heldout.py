@@ -6,9 +6,11 @@ from torch import Tensor
 
 from sae_lightning.build.data import Data
 from sae_lightning.config import EvaluationConfig
-from sae_lightning.sae import SparseAutoencoder, fold
+from sae_lightning.core import Estimate
+from sae_lightning.sae import SAMPLE_ROWS, SparseAutoencoder, fold
 from sae_lightning.studies import Subject
 from sae_lightning.studies.evaluation import heldout_metrics
+from sae_lightning.studies.windows import DRAWS
 from sae_lightning.training import Lane
 
 
@@ -25,11 +27,11 @@ class HeldOut:
         """Return fvu, l0 and the like of a lane as it stands, on ``evaluation.tokens`` rows."""
         rows = self._rows("heldout", self.config.tokens)
         subject = Subject(sae=fold(lane.sae, lane.normaliser), rows=rows)
-        values = heldout_metrics(subject, show_progress=False)
-        return {name: value for name, value in values.items() if value is not None}
+        found = heldout_metrics(subject, show_progress=False)
+        return {name: estimate.value for name, estimate in found.items() if estimate.value is not None}
 
-    def final(self, sae: SparseAutoencoder, lane: Lane) -> dict[str, float | None]:
-        """Return the held-out table of a folded SAE: ``final_tokens`` rows, ``downstream_tokens`` through the LM."""
+    def final(self, sae: SparseAutoencoder, lane: Lane) -> dict[str, Estimate]:
+        """Return the held-out figures of a folded SAE: ``final_tokens`` rows, ``downstream_tokens`` through the LM."""
         data = self.data
         rows = self._rows("heldout", self.config.final_tokens)
         n_windows = -(-self.config.downstream_tokens // max(1, self.context_length))
@@ -42,7 +44,12 @@ class HeldOut:
         )
         # Half of the run at most: features that fired at the start alone are dead at its end.
         window = min(10_000_000, max(1, int(lane.tokens_seen) // 2))
-        return heldout_metrics(subject, dead=float(lane.dead(window).double().mean()))
+        dead = Estimate(float(lane.dead(window).double().mean()), None, None, window)
+        return heldout_metrics(subject, dead=dead, draws=DRAWS)
+
+    def sample(self) -> Tensor:
+        """Return held-out rows to store beside an export, on which whoever loads it measures it again."""
+        return self._rows("heldout", self.config.final_tokens)[:SAMPLE_ROWS]
 
     def calibration(self) -> Iterable[Tensor]:
         """Return held-out rows to set inference thresholds on, from the other end than the ones measured."""

@@ -89,7 +89,7 @@ def _callbacks(
         name: {"normalisation": lane.normalise.model_dump(mode="json"), "seed": lane.seed}
         for name, lane in lanes.items()
     }
-    made["export"] = Export(str(run_dir), heldout.final, heldout.calibration, data.metadata, own)
+    made["export"] = Export(str(run_dir), heldout.final, heldout.calibration, heldout.sample, data.metadata, own)
     record = {
         "name": run_name(config),
         "run_dir": run_dir.name,

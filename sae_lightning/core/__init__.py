@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_lightning.core.errors import UserError, nearest
+    from sae_lightning.core.estimate import Estimate
     from sae_lightning.core.files import atomic_path, file_sha256, write_json
     from sae_lightning.core.permutation import Permutation
     from sae_lightning.core.schedules import Schedule
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sae_lightning.core.types import ActivationBatch, Features, SAEOutput, Sites, TokenBatch
 
 _HOME = {
+    "Estimate": "estimate",
     "UserError": "errors",
     "nearest": "errors",
     "atomic_path": "files",
@@ -40,6 +42,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "ActivationBatch",
+    "Estimate",
     "Features",
     "Permutation",
     "SAEOutput",

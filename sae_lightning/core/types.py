@@ -1,5 +1,6 @@
 """The values that travel between rooms: frozen, with their shapes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -119,6 +120,40 @@ class Features:
         if self.indices is None:
             return self.values.abs().sum(-1)
         return self.values.new_zeros(self.n_rows).index_add(0, self.rows, self.values.abs())
+
+    def slice(self, first: int, last: int) -> "Features":
+        """Return rows ``first`` to ``last - 1``."""
+        mean, std = (None if v is None else v[first:last] for v in (self.input_mean, self.input_std))
+        if self.indices is None or self.offsets is None:
+            return Features(self.values[first:last], None, None, self.d_sae, mean, std)
+        offsets = self.offsets[first : last + 1]
+        begin, end = int(offsets[0]), int(offsets[-1])
+        return Features(self.values[begin:end], self.indices[begin:end], offsets - begin, self.d_sae, mean, std)
+
+    def sparse(self) -> "Features":
+        """Return the same features with their active pairs alone."""
+        rows, indices, values = self.triples()
+        counts = torch.bincount(rows, minlength=self.n_rows)
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return Features(values, indices, offsets, self.d_sae, self.input_mean, self.input_std)
+
+    @staticmethod
+    def join(parts: Sequence["Features"]) -> "Features":
+        """Return the rows of sparse parts, one after the other."""
+        indices, offsets, before = [], [], 0
+        for part in parts:
+            assert part.indices is not None
+            assert part.offsets is not None
+            indices.append(part.indices)
+            offsets.append(part.offsets[bool(offsets) :] + before)
+            before += len(part.indices)
+        first = parts[0]
+        mean = (
+            None if first.input_mean is None else torch.cat([p.input_mean for p in parts if p.input_mean is not None])
+        )
+        std = None if first.input_std is None else torch.cat([p.input_std for p in parts if p.input_std is not None])
+        values = torch.cat([part.values for part in parts])
+        return Features(values, torch.cat(indices), torch.cat(offsets), first.d_sae, mean, std)
 
     def triples(self) -> tuple[Int[Tensor, "nnz"], Int[Tensor, "nnz"], Float[Tensor, "nnz"]]:
         """Return (row, feature, value) of every active pair, ordered by row."""

@@ -1,13 +1,32 @@
 """Running metrics, one file each, one formula each: float64 sums that do not depend on how tokens are batched.
 
-Each has ``update``, ``compute``, ``merge`` and ``state``, so parts seen by different processes add up.
+Each has ``update``, ``compute``, ``merge`` and ``state``, so parts seen by different processes add up, and ``pool`` and
+``values``, from which ``bootstrap`` makes intervals over windows.
 """
 
 from sae_lightning.metrics.alignment import Alignment
+from sae_lightning.metrics.bootstrap import bootstrap_weights, interval
 from sae_lightning.metrics.density import Density
 from sae_lightning.metrics.downstream import DownstreamLoss
+from sae_lightning.metrics.explained import PerTokenEV, ResidualVarianceEV
 from sae_lightning.metrics.fvu import FVU
-from sae_lightning.metrics.running import RunningMetric, SumMetric
+from sae_lightning.metrics.moments import Moments
+from sae_lightning.metrics.running import RunningMetric, SumMetric, ratio, weighted
 from sae_lightning.metrics.sparsity import Sparsity
 
-__all__ = ["FVU", "Alignment", "Density", "DownstreamLoss", "RunningMetric", "Sparsity", "SumMetric"]
+__all__ = [
+    "FVU",
+    "Alignment",
+    "Density",
+    "DownstreamLoss",
+    "Moments",
+    "PerTokenEV",
+    "ResidualVarianceEV",
+    "RunningMetric",
+    "Sparsity",
+    "SumMetric",
+    "bootstrap_weights",
+    "interval",
+    "ratio",
+    "weighted",
+]

@@ -1,5 +1,7 @@
 """Direction and length of reconstructions."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,5 +30,5 @@ class Alignment(SumMetric):
         self.cosine = self.cosine + cosine.where(there, 0.0).sum()
         self.l2_ratio = self.l2_ratio + (hat_norm / norm.where(there, 1.0)).where(there, 0.0).sum()
 
-    def compute(self) -> dict[str, float]:
-        return {"cosine": ratio(self.cosine, self.n), "l2_ratio": ratio(self.l2_ratio, self.n)}
+    def values(self, sums: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
+        return {"cosine": ratio(sums["cosine"], sums["n"]), "l2_ratio": ratio(sums["l2_ratio"], sums["n"])}

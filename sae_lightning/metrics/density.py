@@ -1,5 +1,7 @@
 """How often each feature is active."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,8 +13,8 @@ from sae_lightning.metrics.running import SumMetric, ratio
 class Density(SumMetric):
     """``density_i`` = share of tokens on which feature i is active (not 0).
 
-    ``never_fired`` is the share of features with density 0 on what was seen (an upper bound of the dead ones: dead is
-    counted in training, over many more tokens), ``dense_share`` the share with density above ``dense_above``.
+    ``dead`` is the share of features with density 0 on the n tokens seen: it falls with n, so it is nothing without n.
+    ``dense_share`` is the share with density above ``dense_above``.
     """
 
     _fields = ("n", "counts")
@@ -40,7 +42,8 @@ class Density(SumMetric):
         place = ((active - lowest) / -lowest * bins).long().clamp(0, bins - 1)
         return torch.bincount(place, minlength=bins), edges
 
-    def compute(self) -> dict[str, float]:
-        d_sae = torch.tensor(self.counts.numel() if int(self.n) else 0)
-        dense = (self.counts > self.dense_above * self.n).sum()
-        return {"never_fired": ratio((self.counts == 0).sum(), d_sae), "dense_share": ratio(dense, d_sae)}
+    def values(self, sums: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
+        n, counts = sums["n"], sums["counts"]
+        d_sae = torch.where(n > 0, float(counts.shape[-1]), 0.0)
+        dense = counts > self.dense_above * n[:, None]
+        return {"dead": ratio((counts == 0).sum(-1), d_sae), "dense_share": ratio(dense.sum(-1), d_sae)}

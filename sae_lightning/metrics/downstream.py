@@ -1,10 +1,12 @@
 """What the language model loses when a reconstruction takes the place of an activation."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lightning.metrics.running import SumMetric
+from sae_lightning.metrics.running import SumMetric, ratio
 
 RUNS = ("spliced", "zero", "mean")
 
@@ -41,11 +43,11 @@ class DownstreamLoss(SumMetric):
         self.ce = self.ce + place * ce.detach().sum(dtype=torch.float64).to(place.device)
         self.divergence = self.divergence + place * kl.detach().sum(dtype=torch.float64).to(place.device)
 
-    def compute(self) -> dict[str, float]:
-        n = int(self.n) or float("nan")
-        clean = float(self.ce_clean) / n
-        ce = {run: float(v) / n for run, v in zip(RUNS, self.ce, strict=True)}
-        kl = {run: float(v) / n for run, v in zip(RUNS, self.divergence, strict=True)}
+    def values(self, sums: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
+        n = sums["n"]
+        clean = ratio(sums["ce_clean"], n)
+        ce = {run: ratio(sums["ce"][:, i], n) for i, run in enumerate(RUNS)}
+        kl = {run: ratio(sums["divergence"][:, i], n) for i, run in enumerate(RUNS)}
         values = {
             "ce_clean": clean,
             "ce_spliced": ce["spliced"],
@@ -54,10 +56,6 @@ class DownstreamLoss(SumMetric):
         }
         for run in ("zero", "mean"):
             values[f"ce_{run}"] = ce[run]
-            values[f"ce_recovered_{run}"] = _share(ce[run] - ce["spliced"], ce[run] - clean)
-            values[f"kl_recovered_{run}"] = _share(kl[run] - kl["spliced"], kl[run])
+            values[f"ce_recovered_{run}"] = ratio(ce[run] - ce["spliced"], ce[run] - clean)
+            values[f"kl_recovered_{run}"] = ratio(kl[run] - kl["spliced"], kl[run])
         return values
-
-
-def _share(part: float, whole: float) -> float:
-    return part / whole if whole != 0 else float("nan")

@@ -1,10 +1,13 @@
 """Fraction of variance unexplained: one formula, over all tokens."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lightning.metrics.running import RunningMetric, ratio
+from sae_lightning.metrics.moments import Moments
+from sae_lightning.metrics.running import RunningMetric, ratio, weighted
 
 
 class FVU(RunningMetric):
@@ -13,39 +16,34 @@ class FVU(RunningMetric):
     Both sums run over all tokens and dimensions; ``mean(y)`` is the mean over all tokens, per dimension. The mean
     predictor scores 1, the identity 0. ``mse`` is the numerator over tokens and dimensions.
 
-    One pass, float64: each batch brings its own mean and centred sum, joined by Chan's formula (Chan, Golub, LeVeque
-    1979), so data whose mean is many times its spread lose no digits, in any batch size and order.
+    One pass, float64 (see ``Moments``): data whose mean is many times its spread lose no digits, in any batch size and
+    order.
     """
 
     _fields = ("n", "mean", "centred", "error")
 
     def __init__(self, d_out: int, device: torch.device | str = "cpu") -> None:
-        zero = torch.zeros((), dtype=torch.float64, device=device)
-        self.n, self.centred, self.error = zero, zero.clone(), zero.clone()
-        self.mean = torch.zeros(d_out, dtype=torch.float64, device=device)
+        self.n, self.mean, self.centred = Moments.empty(d_out, device)
+        self.error = self.n.clone()
 
     def update(self, y: Float[Tensor, "n d_out"], y_hat: Float[Tensor, "n d_out"]) -> None:
         if y.shape[0] == 0:
             return
         y64 = y.detach().to(self.mean)
-        mean = y64.mean(0)
-        self._join(self.n.new_full((), len(y64)), mean, (y64 - mean).square().sum())
+        self.n, self.mean, self.centred = Moments(self.n, self.mean, self.centred).join(Moments.of(y64))
         self.error = self.error + (y_hat.detach().to(y64) - y64).square().sum()
-
-    def _join(self, n: Tensor, mean: Tensor, centred: Tensor) -> None:
-        total = self.n + n
-        step = mean - self.mean
-        self.centred = self.centred + centred + step.square().sum() * (self.n * n / total)
-        self.mean = self.mean + step * (n / total)
-        self.n = total
 
     def merge(self, other: RunningMetric) -> None:
         assert isinstance(other, FVU), type(other).__name__
-        if float(other.n) == 0:
-            return
-        self._join(other.n.to(self.n), other.mean.to(self.mean), other.centred.to(self.n))
+        theirs = Moments(other.n, other.mean, other.centred)
+        self.n, self.mean, self.centred = Moments(self.n, self.mean, self.centred).join(theirs)
         self.error = self.error + other.error.to(self.n)
 
-    def compute(self) -> dict[str, float]:
-        fvu = ratio(self.error, self.centred)
-        return {"fvu": fvu, "explained_variance": 1.0 - fvu, "mse": ratio(self.error, self.n * self.mean.numel())}
+    def pool(self, states: Mapping[str, Tensor], weights: Float[Tensor, "B W"]) -> dict[str, Tensor]:
+        moments = Moments(states["n"], states["mean"], states["centred"]).pool(weights)
+        return {**moments._asdict(), "error": weighted(states["error"], weights)}
+
+    def values(self, sums: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
+        fvu = ratio(sums["error"], sums["centred"])
+        mse = ratio(sums["error"], sums["n"] * sums["mean"].shape[-1])
+        return {"fvu": fvu, "explained_variance": 1.0 - fvu, "mse": mse}

@@ -1,6 +1,10 @@
 """How many features a token has, and how much of them."""
 
+from collections.abc import Mapping
+
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sae_lightning.core import Features
 from sae_lightning.metrics.running import SumMetric, ratio
@@ -20,5 +24,5 @@ class Sparsity(SumMetric):
         self.l0 = self.l0 + (features.values.detach() != 0).sum()
         self.l1 = self.l1 + features.values.detach().abs().sum(dtype=torch.float64)
 
-    def compute(self) -> dict[str, float]:
-        return {"l0": ratio(self.l0, self.n), "l1": ratio(self.l1, self.n)}
+    def values(self, sums: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
+        return {"l0": ratio(sums["l0"], sums["n"]), "l1": ratio(sums["l1"], sums["n"])}

@@ -21,8 +21,10 @@ from sae_lightning.sae.registry import architecture_names, sae_class
 
 # isort: split
 from sae_lightning.sae.io import load_sae, save_sae
+from sae_lightning.sae.sample import SAMPLE_ROWS
 
 __all__ = [
+    "SAMPLE_ROWS",
     "BatchTopKSAE",
     "GatedSAE",
     "InitDefaults",

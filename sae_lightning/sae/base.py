@@ -100,6 +100,7 @@ class SparseAutoencoder(nn.Module, ABC):
         self.skip, self.layer_norm = skip, layer_norm
         self.progress = 0.0
         self.metadata: dict[str, Any] = {}
+        self.sample: tuple[Tensor, Tensor] | None = None
         self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_out))

@@ -48,7 +48,7 @@ def fold(sae: SparseAutoencoder, normaliser: Normaliser) -> SparseAutoencoder:
         if not out.features_scale_freely:
             norms = norms[alive].mean().expand_as(norms)
         out.scale_features_(torch.where(norms > 0, norms, 1.0))
-    out.metadata = {}
+    out.metadata, out.sample = {}, None
     return out.to(dtype).eval()
 
 

@@ -13,13 +13,22 @@ from torch import Tensor
 from sae_lightning.core import UserError, atomic_path, file_sha256, write_json
 from sae_lightning.sae.base import SparseAutoencoder
 from sae_lightning.sae.registry import sae_class
+from sae_lightning.sae.sample import check, measure, pack, unpack
 
 CONFIG, WEIGHTS = "config.json", "sae.safetensors"
 FORMAT, VERSION = "sae_lightning", 1
 
 
-def save_sae(folder: str | Path, sae: SparseAutoencoder, metadata: Mapping[str, Any] | None = None) -> Path:
+def save_sae(
+    folder: str | Path,
+    sae: SparseAutoencoder,
+    metadata: Mapping[str, Any] | None = None,
+    sample: Tensor | tuple[Tensor, Tensor] | None = None,
+) -> Path:
     """Write ``sae`` to ``folder`` and return it. metadata: plain values that JSON holds; default ``sae.metadata``.
+
+    sample: some raw rows x [n, d_in], or (x, y), that are stored with it; what the SAE measures on them is recorded,
+    and ``load_sae`` measures again (see ``sae.sample``). None stores the one that ``sae`` was loaded with, if any.
 
     Weights are stored as float32, thresholds as float64. Each file is whole or absent; the config carries the SHA-256
     of the weights, so that a config beside weights of another save is noticed. Raises UserError where the folder can't
@@ -34,6 +43,12 @@ def save_sae(folder: str | Path, sae: SparseAutoencoder, metadata: Mapping[str, 
         if tensor.is_floating_point():
             tensor = tensor.to(torch.float64 if name in sae.keep_dtype else torch.float32)
         tensors[name] = tensor.detach().cpu().contiguous()
+    rows = sae.sample if sample is None else sample
+    recorded = None
+    if rows is not None:
+        x, y = (rows, rows) if isinstance(rows, Tensor) else rows
+        tensors |= pack(x, None if y is x else y)
+        recorded = {"rows": len(x), **measure(sae, x, y)}
     try:
         with atomic_path(folder / WEIGHTS) as temporary:
             save_file(tensors, str(temporary))
@@ -44,6 +59,7 @@ def save_sae(folder: str | Path, sae: SparseAutoencoder, metadata: Mapping[str, 
             "options": sae.options(),
             "progress": sae.progress,
             "weights_sha256": file_sha256(folder / WEIGHTS),
+            "sample": recorded,
             "metadata": metadata,
         }
         write_json(folder / CONFIG, config)
@@ -58,12 +74,14 @@ def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SparseAuto
     """Return the SAE saved in ``path`` (its folder, or a run folder with ``export/`` inside) in eval mode.
 
     ``.metadata`` is what was saved beside it. Raises UserError, naming file and remedy, for files that are missing,
-    torn, corrupt, not finite, of another save than each other, or of an unknown architecture.
+    torn, corrupt, not finite, of another save than each other, or of an unknown architecture, and for an SAE that does
+    not measure on its stored sample what was recorded. ``.sample`` is that sample, (x, y), or None.
     """
     folder = _folder(Path(path))
     config = _read_config(folder / CONFIG)
     sae = _construct(config, folder / CONFIG)
     tensors = _read_weights(folder / WEIGHTS, config["weights_sha256"])
+    sample = unpack(tensors)
     _check(tensors, sae, folder)
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and name not in sae.keep_dtype:
@@ -71,7 +89,11 @@ def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SparseAuto
     sae.load_state_dict(tensors, assign=True)
     sae.set_progress(config["progress"])
     sae.metadata = config["metadata"]
-    return sae.to(device).eval()
+    sae = sae.to(device).eval()
+    if sample is not None:
+        sae.sample = sample
+        check(sae, sample, config.get("sample") or {}, folder)
+    return sae
 
 
 def _folder(path: Path) -> Path:

@@ -3,17 +3,23 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sae_lightning.activations import Harvester
-from sae_lightning.core import ActivationBatch, UserError
+from sae_lightning.core import ActivationBatch
 from sae_lightning.lm import FrozenLM
 from sae_lightning.sae import SparseAutoencoder
 
-# Numbers in one chunk's [rows, d_sae] pre-activations: 256 MB in float32.
-_PRE_ACTS = 1 << 26
+if TYPE_CHECKING:
+    from sae_lightning.activations.synthetic import SyntheticModel
+
+#: Tokens of one unit of work. A constant: figures must not depend on a batch size.
+UNIT_TOKENS = 4096
+#: What stands for a window where rows come without any: so many consecutive rows.
+BLOCK_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,10 @@ class Subject:
     sae:       reads *raw* activations: an export that was loaded, or a trained one folded.
     lm:        the frozen language model; None where activations came from a file.
     harvester: turns window numbers into activations and the keep mask.
-    windows:   numbers of held-out windows, in the harvester's ``Windows``.
+    windows:   numbers of held-out windows, in the harvester's ``Windows``; of blocks, in ``truth``.
     rows:      raw activations [n, d_in] (a transcoder's: an ActivationBatch with its targets), already masked. Taken
-               in place of harvesting ``windows`` where a study asks about rows alone.
+               in place of harvesting ``windows``; ``BLOCK_ROWS`` consecutive ones count as a window.
+    truth:     synthetic data with known features, in place of a language model.
     """
 
     sae: SparseAutoencoder
@@ -33,6 +40,7 @@ class Subject:
     harvester: Harvester | None = None
     windows: Sequence[int] = ()
     rows: Tensor | ActivationBatch | None = None
+    truth: "SyntheticModel | None" = None
 
     @property
     def has_lm(self) -> bool:
@@ -43,39 +51,32 @@ class Subject:
     def device(self) -> torch.device:
         return self.sae.W_dec.device
 
-    def n_steps(self) -> int:
-        """Return how many batches ``row_batches`` will give (an upper bound where rows are harvested)."""
-        rows = self._given()
-        return -(-len(rows) // self._chunk()) if rows is not None else len(self.windows)
-
-    def row_batches(self) -> Iterator[ActivationBatch]:
-        """Yield the masked rows, raw, float32, on the SAE's device, in chunks that bound memory."""
-        chunk = self._chunk()
-        for batch in self._sources():
-            for start in range(0, len(batch), chunk):
-                part = slice(start, start + chunk)
-                x = batch.x[part].to(self.device, torch.float32)
-                y = x if batch.y is batch.x else batch.y[part].to(self.device, torch.float32)
-                yield ActivationBatch(x=x, y=y, token_index=batch.token_index[part])
-
-    def _chunk(self) -> int:
-        return max(64, min(4096, _PRE_ACTS // self.sae.W_dec.shape[0]))
-
-    def _given(self) -> ActivationBatch | None:
+    @property
+    def given(self) -> ActivationBatch | None:
+        """The rows given, if any."""
         if self.rows is None or isinstance(self.rows, ActivationBatch):
             return self.rows
         return ActivationBatch(x=self.rows, y=self.rows, token_index=torch.arange(len(self.rows)))
 
-    def _sources(self) -> Iterator[ActivationBatch]:
-        given = self._given()
-        if given is not None:
-            yield given
-        elif self.harvester is not None and len(self.windows) > 0:
-            step = max(1, self.harvester.micro_batch)
-            for start in range(0, len(self.windows), step):
-                yield self.harvester.rows(self.windows[start : start + step])
-        else:
-            raise UserError("held-out data: none was given; give rows, or a harvester and at least one window")
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The numbers of the windows to ask about: ``windows``, or those that ``rows`` make."""
+        return self.windows if self.given is None else range(-(-len(self.given) // BLOCK_ROWS))
+
+    @property
+    def window_tokens(self) -> int:
+        """Positions of one window."""
+        if self.given is not None:
+            return BLOCK_ROWS
+        if self.truth is not None:
+            return self.truth.block_rows
+        return self.harvester.windows.context_length if self.harvester is not None else 1
+
+    def units(self) -> list[list[int]]:
+        """Return the windows in units of work, ``UNIT_TOKENS`` each: a function of the windows alone."""
+        size = max(1, UNIT_TOKENS // self.window_tokens)
+        numbers = [int(number) for number in self.numbers]
+        return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def test_sparsity_and_density_equal_numpy(sparse: bool, size: int) -> None:
     assert sparsity.compute()["l1"] == pytest.approx(np.abs(f).sum(-1).mean(), rel=1e-12)
     share = (f != 0).mean(0)
     np.testing.assert_array_equal(density.density().numpy(), share)
-    assert density.compute() == {"never_fired": (share == 0).mean(), "dense_share": (share > 0.1).mean()}
+    assert density.compute() == {"dead": (share == 0).mean(), "dense_share": (share > 0.1).mean()}
 
 
 def test_merging_parts_is_the_whole() -> None:

@@ -25,9 +25,9 @@ def run(folder: Path, *evaluation: Evaluation, steps: int = 12) -> PlainRun:
 
 
 def measure(lane: Lane) -> dict[str, float]:
-    values = heldout_metrics(Subject(sae=fold(lane.sae, lane.normaliser), rows=HELDOUT), show_progress=False)
+    figures = heldout_metrics(Subject(sae=fold(lane.sae, lane.normaliser), rows=HELDOUT), show_progress=False)
     torch.rand(3)  # even an evaluator that draws from the global generator changes nothing
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: figure.value for name, figure in figures.items() if figure.value is not None}
 
 
 def test_training_is_the_same_bits_with_it_on_or_off(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
-"""The thirteen held-out numbers of a run's ``metrics.json``."""
+"""The thirteen held-out numbers of a run's ``metrics.json``, with their intervals."""
+
+from dataclasses import replace
 
 from sae_lightning.studies.evaluation.downstream import DownstreamStudy
-from sae_lightning.studies.evaluation.reconstruction import ReconstructionObserver
-from sae_lightning.studies.evaluation.rows import observe_rows
-from sae_lightning.studies.evaluation.sparsity import SparsityObserver
-from sae_lightning.studies.study import defined
+from sae_lightning.studies.evaluation.reconstruction import ReconstructionStudy
+from sae_lightning.studies.evaluation.sparsity import SparsityStudy
+from sae_lightning.studies.study import Estimate
 from sae_lightning.studies.subject import Subject
+from sae_lightning.studies.windows import measure_all
 
 HELDOUT_KEYS = (
     "fvu",
@@ -25,19 +27,24 @@ HELDOUT_KEYS = (
 
 
 def heldout_metrics(
-    subject: Subject, *, dead: float | None = None, show_progress: bool = True
-) -> dict[str, float | None]:
-    """Return every one of ``HELDOUT_KEYS`` for ``subject``, None where a value is not defined.
+    subject: Subject, *, dead: Estimate | None = None, draws: int = 0, show_progress: bool = True
+) -> dict[str, Estimate]:
+    """Return every one of ``HELDOUT_KEYS`` for ``subject``, with value None where it is not defined.
 
-    The row metrics take one pass over the held-out rows, which also gives the mean that mean ablation writes; the
-    downstream ones are None without a language model.
+    Reconstruction and sparsity are over ``subject.rows`` where they are given, else over its windows; the downstream
+    ones over its windows, undefined without a language model.
 
     dead: what training counted over its last tokens; held-out rows are too few to tell.
+    draws: of the bootstrap behind the intervals; 0: no intervals.
     show_progress: False inside something that shows its own progress.
     """
-    reconstruction, sparsity = ReconstructionObserver(subject), SparsityObserver(subject)
-    observe_rows(subject, [reconstruction, sparsity], "held-out rows", show_progress)
-    values = defined(reconstruction.values() | sparsity.values()) | {"dead": dead}
+    rows = replace(subject, lm=None, harvester=None, windows=()) if subject.rows is not None else subject
+    studies = [ReconstructionStudy(others=False), SparsityStudy()]
+    found = measure_all(rows, studies, draws=draws, show_progress=show_progress)
     if subject.has_lm:
-        values |= DownstreamStudy(reconstruction.fvu.mean, show_progress).run(subject).values
-    return {key: values.get(key) for key in HELDOUT_KEYS}
+        windows = replace(subject, rows=None)
+        found |= measure_all(windows, [DownstreamStudy()], draws=draws, show_progress=show_progress)
+    undefined = Estimate(None, None, None, 0)
+    values = {name: estimate for result in found.values() for name, estimate in result.estimates.items()}
+    values["dead"] = dead or undefined
+    return {key: values.get(key, undefined) for key in HELDOUT_KEYS}

@@ -1,30 +1,38 @@
 """How well are held-out activations reconstructed?"""
 
-from sae_lightning.core import ActivationBatch, SAEOutput
-from sae_lightning.metrics import FVU, Alignment
-from sae_lightning.studies.evaluation.rows import RowStudy
+from typing import ClassVar
+
+from sae_lightning.metrics import FVU, Alignment, PerTokenEV, ResidualVarianceEV, RunningMetric
+from sae_lightning.studies.passes import Pass
 from sae_lightning.studies.subject import Subject
+from sae_lightning.studies.windows import WindowStudy
 
 
-class ReconstructionObserver:
-    """Keeps ``FVU`` and ``Alignment``; ``fvu.mean`` is the mean target, which mean ablation needs."""
+class ReconstructionStudy(WindowStudy):
+    """``fvu explained_variance mse cosine l2_ratio`` on raw held-out activations, formulas in ``metrics``.
 
-    def __init__(self, subject: Subject) -> None:
-        self.fvu = FVU(subject.sae.W_dec.shape[1], subject.device)
-        self.alignment = Alignment(subject.device)
+    others: also ``ev_per_token`` and ``ev_residual_variance``, which other libraries call explained variance.
+    """
 
-    def observe(self, batch: ActivationBatch, out: SAEOutput) -> None:
-        self.fvu.update(batch.y, out.y_hat)
-        self.alignment.update(batch.y, out.y_hat)
+    name: ClassVar[str] = "reconstruction"
 
-    def values(self) -> dict[str, float]:
-        return self.fvu.compute() | self.alignment.compute()
+    def __init__(self, others: bool = True, show_progress: bool = True) -> None:
+        self.others = others
+        self.needs_mean = others
+        self.show_progress = show_progress
 
-
-class ReconstructionStudy(RowStudy):
-    """``fvu explained_variance mse cosine l2_ratio`` on raw held-out activations, formulas in ``metrics``."""
-
-    name = "reconstruction"
-
-    def observer(self, subject: Subject) -> ReconstructionObserver:
-        return ReconstructionObserver(subject)
+    def measure(self, subject: Subject, unit: Pass) -> list[tuple[RunningMetric, ...]]:
+        out: list[tuple[RunningMetric, ...]] = []
+        for window in unit.windows():
+            fvu, alignment = FVU(unit.sae.d_out, subject.device), Alignment(subject.device)
+            fvu.update(window.y, window.y_hat)
+            alignment.update(window.y, window.y_hat)
+            metrics: tuple[RunningMetric, ...] = (fvu, alignment)
+            if self.others:
+                assert unit.mean is not None
+                per_token, residual = PerTokenEV(unit.mean), ResidualVarianceEV(unit.sae.d_out, subject.device)
+                per_token.update(window.y, window.y_hat)
+                residual.update(window.y, window.y_hat)
+                metrics += (per_token, residual)
+            out.append(metrics)
+        return out

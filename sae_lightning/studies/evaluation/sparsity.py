@@ -1,30 +1,47 @@
 """How sparse are the features on held-out activations?"""
 
-from sae_lightning.core import ActivationBatch, SAEOutput
-from sae_lightning.metrics import Density, Sparsity
-from sae_lightning.studies.evaluation.rows import RowStudy
+from typing import ClassVar
+
+import torch
+
+from sae_lightning.metrics import Density, RunningMetric, Sparsity
+from sae_lightning.studies.passes import Pass
+from sae_lightning.studies.study import Table
 from sae_lightning.studies.subject import Subject
+from sae_lightning.studies.windows import WindowStudy
 
 
-class SparsityObserver:
-    """Keeps ``Sparsity`` and ``Density``; the density of every feature stays available after the pass."""
+class SparsityStudy(WindowStudy):
+    """``l0 l1 dead dense_share`` on raw held-out activations, formulas in ``metrics``, and the density histogram.
 
-    def __init__(self, subject: Subject) -> None:
-        self.sparsity = Sparsity(subject.device)
-        self.density = Density(subject.sae.W_dec.shape[0], device=subject.device)
+    ``dead`` is over the tokens measured here, whose number stands beside it; training counts over many more. A resample
+    of windows sees fewer different ones than there are, so its dead share is always larger: the interval is that of
+    the draws moved to the estimate.
+    """
 
-    def observe(self, batch: ActivationBatch, out: SAEOutput) -> None:
-        self.sparsity.update(out.features)
-        self.density.update(out.features)
+    name: ClassVar[str] = "sparsity"
+    recentred: ClassVar[frozenset[str]] = frozenset({"dead"})
 
-    def values(self) -> dict[str, float]:
-        return self.sparsity.compute() | self.density.compute()
+    def __init__(self, bins: int = 40, show_progress: bool = True) -> None:
+        self.bins = bins
+        self.show_progress = show_progress
 
+    def measure(self, subject: Subject, unit: Pass) -> list[tuple[RunningMetric, ...]]:
+        out: list[tuple[RunningMetric, ...]] = []
+        for window in unit.windows():
+            sparsity, density = Sparsity(subject.device), Density(unit.sae.d_sae, device=subject.device)
+            sparsity.update(window.features)
+            density.update(window.features)
+            out.append((sparsity, density))
+        return out
 
-class SparsityStudy(RowStudy):
-    """``l0 l1 never_fired dense_share`` on raw held-out activations, formulas in ``metrics``."""
-
-    name = "sparsity"
-
-    def observer(self, subject: Subject) -> SparsityObserver:
-        return SparsityObserver(subject)
+    def tables(self, subject: Subject, metrics: tuple[RunningMetric, ...]) -> dict[str, Table]:
+        density = metrics[1]
+        assert isinstance(density, Density)
+        n = max(1, int(density.n))
+        # Below one firing in all tokens there is nothing to see.
+        counts, edges = density.histogram(self.bins, lowest=float(-torch.tensor(float(n)).log10().ceil().clamp(min=1)))
+        rows = tuple((float(a), float(b), int(c)) for a, b, c in zip(edges[:-1], edges[1:], counts, strict=True))
+        never = int((density.counts == 0).sum())
+        caption = f"log10 of the share of {n:,} tokens on which a feature is active; {never:,} features never were"
+        return {"density_histogram": Table(("from", "to", "features"), rows, caption)}

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_lightning.core.seeds import derive_seed
+from sae_lightning.metrics.bootstrap import tails
 from sae_lightning.studies.scaling.solve import Array, PowerSum, solve
 
 Select = Callable[[NDArray[np.intp]], NDArray[np.intp]]
@@ -47,18 +48,15 @@ def draws_of(law: PowerSum, y: Array, theta: Array, scale: float, weights: Array
 def interval(draws: Array, law: PowerSum, theta: Array, y: Array, level: float = 0.95) -> tuple[Array, Array]:
     """Return the interval (lower [p], upper [p]) of the fit ``theta`` to ``y`` [n]: the hull of two.
 
-    1. The expanded percentile interval of the bootstrap draws. The plain one is too narrow for few points: it lacks the
-       factor ``n / (n - p)`` in the variance and Student's quantile in place of the normal one. So the percentiles
-       ``Phi(-+ sqrt(n / (n - p)) t)``, ``t`` of ``n - p`` degrees of freedom, take the place of 2.5 and 97.5 %
-       (Hesterberg 2015, What Teachers Should Know About the Bootstrap, section 5.3).
+    1. The expanded percentile interval of the bootstrap draws (see ``metrics.bootstrap.tails``).
     2. ``theta -+ t sqrt(diag (J'J)^-1 RSS / (n - p))``, the interval of the law made linear at the fit. Bootstrap draws
        of four or five points cannot reach far enough, and one wild run makes the percentiles miss on one side.
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import stdtrit
 
     n, p = law.n, law.p
     t = float(stdtrit(n - p, 0.5 + level / 2))
-    tail = float(ndtr(-np.sqrt(n / (n - p)) * t))
+    tail = tails(n, p, level)
     lower, upper = np.quantile(draws, [tail, 1 - tail], axis=0)
     # Solved in coordinates that are orthonormal: in the law's own the matrix is all but singular.
     orthonormal, back = law.orthonormal()

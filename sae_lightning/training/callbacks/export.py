@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from sae_lightning.core import Estimate
 from sae_lightning.sae import BatchTopKSAE, SparseAutoencoder, fold, save_sae
 from sae_lightning.training.callbacks.base import lane_folder
 from sae_lightning.training.lane import Lane
@@ -15,8 +16,8 @@ from sae_lightning.training.module import SAEModule
 
 logger = logging.getLogger(__name__)
 
-Metrics = dict[str, float | None]
-FinalEvaluator = Callable[[SparseAutoencoder, Lane], Metrics]
+Figures = dict[str, Estimate]
+FinalEvaluator = Callable[[SparseAutoencoder, Lane], Figures]
 
 
 class Export(L.Callback):
@@ -25,6 +26,7 @@ class Export(L.Callback):
     calibration: gives raw held-out rows that no metric is measured on; an inference threshold (batch top-k) is set on
         them to the target l0.
     evaluate: measures the folded SAE on held-out data; its figures travel in the export's metadata.
+    sample: gives raw held-out rows that are stored with the SAE, for whoever loads it to measure it again.
     metadata: what the export says of its origin: sites, language model, mask. per_lane: what differs between lanes
         (normalisation, seed).
     """
@@ -34,15 +36,17 @@ class Export(L.Callback):
         run_dir: str,
         evaluate: FinalEvaluator,
         calibration: Callable[[], Iterable[Tensor]],
+        sample: Callable[[], Tensor],
         metadata: dict[str, Any],
         per_lane: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
         self.evaluate = evaluate
         self.calibration = calibration
+        self.sample = sample
         self.metadata = metadata
         self.per_lane = per_lane or {}
-        self.metrics: dict[str, Metrics] = {}
+        self.figures: dict[str, Figures] = {}
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Runs also when a resumed run had all its steps behind it; not when training was stopped or failed."""
@@ -55,10 +59,19 @@ class Export(L.Callback):
                     (lane.normaliser.apply(rows) for rows in self.calibration()), float(target)
                 )
             folded = fold(lane.sae, lane.normaliser)
-            metrics = self.evaluate(folded, lane)
-            self.metrics[name] = metrics
+            figures = self.evaluate(folded, lane)
+            self.figures[name] = figures
             folder = lane_folder(self.run_dir, pl_module, name) / "export"
-            trained = {"tokens": int(lane.tokens_seen), "steps": trainer.global_step, "heldout": metrics}
+            trained = {"tokens": int(lane.tokens_seen), "steps": trainer.global_step, **plain(figures)}
             own = self.per_lane.get(name, {})
-            save_sae(folder, folded, {**self.metadata, **own, "training": trained})
+            save_sae(folder, folded, {**self.metadata, **own, "training": trained}, self.sample())
             logger.info("export written to %s", folder)
+
+
+def plain(figures: Figures) -> dict[str, dict[str, Any]]:
+    """Return figures as files have them: ``heldout`` (values), ``intervals`` ([low, high] or null), ``measured_on``."""
+    return {
+        "heldout": {name: e.value for name, e in figures.items()},
+        "intervals": {name: None if e.low is None else [e.low, e.high] for name, e in figures.items()},
+        "measured_on": {name: e.tokens for name, e in figures.items()},
+    }

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from sae_lightning.core import write_json
 from sae_lightning.core.files import atomic_path
 from sae_lightning.training.callbacks.base import find, lane_folder, loggers_of
-from sae_lightning.training.callbacks.export import Export
+from sae_lightning.training.callbacks.export import Export, Figures, plain
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
 
@@ -78,8 +78,9 @@ class ScalingLog(L.Callback):
         assert export is not None, "ScalingLog needs the Export callback before it"
         lines = []
         for name, lane in pl_module.every_lane():
-            metrics = export.metrics.get(name)
-            self.summaries[name] = self.summary(name, lane, metrics)
+            figures = export.figures.get(name)
+            metrics = None if figures is None else plain(figures)["heldout"]
+            self.summaries[name] = self.summary(name, lane, figures)
             lines.append(json.dumps(self.full_record(name, lane, metrics), allow_nan=False))
             if metrics is not None:
                 self._log_hparams(trainer, pl_module, name, metrics)
@@ -92,11 +93,11 @@ class ScalingLog(L.Callback):
         whole = {"lanes": self.summaries, **self.facts()} if pl_module.is_bank else next(iter(self.summaries.values()))
         write_json(self.run_dir / "metrics.json", whole)
 
-    def summary(self, name: str, lane: Lane, metrics: dict[str, float | None] | None) -> Values:
+    def summary(self, name: str, lane: Lane, figures: Figures | None) -> Values:
         """Return what metrics.json holds of a lane."""
         tokens, seconds = int(lane.tokens_seen), self._before
         return {
-            **({"failed": failure(lane)} if metrics is None else {"heldout": metrics}),
+            **({"failed": failure(lane)} if figures is None else plain(figures)),
             "tokens": tokens,
             "seconds": round(seconds, 3),
             "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
