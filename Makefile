@@ -1,10 +1,11 @@
 # make quickstart: train a first SAE.  make check: lint, types, imports.  make test: the whole suite.
+# make test-interop: other libraries' own loaders and trainers against ours.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart check test format clean
+.PHONY: quickstart check test test-interop format clean
 
 quickstart: $(STAMP)
 	$(BIN)/python -m sae_lightning.train
@@ -17,6 +18,11 @@ check: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --quiet
+
+# Against the other libraries, in an environment of their own (.interop) that is built when it is missing or outdated.
+test-interop: $(STAMP)
+	PYTHON=$(PYTHON) tests/interop/environment.sh .interop
+	INTEROP_PYTHON=$(CURDIR)/.interop/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/interop --quiet
 
 format: $(STAMP)
 	$(BIN)/ruff format .
@@ -31,4 +37,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build
+	rm -rf $(VENV) .interop dist build

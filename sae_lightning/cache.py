@@ -22,8 +22,9 @@ ACTIONS = ("list", "verify", "prune")
 def task(composed: DictConfig) -> None:
     """Build the caches that training with the same settings would read."""
     config = validate(command.plain(composed))
-    if config.data.kind == "activations" or config.data.cache == "off":
-        what = "data=activations" if config.data.kind == "activations" else "data.cache=off"
+    no_text = config.data.kind in ("activations", "synthetic")
+    if no_text or config.data.cache == "off":
+        what = f"data={config.data.kind}" if no_text else "data.cache=off"
         raise UserError(f"{what}: leaves nothing to keep; give text, and data.cache=auto")
     command.set_up_logging()
     command.quiet_warnings()

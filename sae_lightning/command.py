@@ -144,7 +144,7 @@ def explain(error: Exception, config_name: str, arguments: list[str]) -> str:
     if found := re.search(r"Could not override '([^']+)'", text):
         hint = nearest_key(found[1], config_name, arguments) or "; see --help for the keys"
         return f"{found[1]}: unknown key{hint}"
-    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+    if found := re.search(r"Could not (?:find|load) '([^'/]+)/([^']+)'", text):
         options = sorted(p.stem for p in (conf_dir() / found[1]).glob("*.yaml"))
         return f"{found[1]}={found[2]}: unknown choice; {found[1]} is one of {', '.join(options)}"
     if found := re.search(r"full_key: (\S+)", text):

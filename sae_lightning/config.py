@@ -55,8 +55,9 @@ class SitesConfig(Section):
 class DataConfig(Section):
     """Texts, token windows, and the buffer they are shuffled in."""
 
-    kind: Literal["text", "tokens", "activations"]
+    kind: Literal["text", "tokens", "activations", "synthetic"]
     source: Node | None = None
+    synthetic: Node | None = None
     path: str | None = None
     field: str | None = None
     txt_unit: str | None = None
@@ -170,19 +171,24 @@ class RunConfig(Section):
         d_sae, k = self.sae.get("d_sae"), self.sae.get("k")
         if isinstance(d_sae, int) and isinstance(k, int) and k > d_sae:
             raise ValueError(f"sae.k={k}: must be at most sae.d_sae={d_sae}; lower sae.k or raise sae.d_sae")
+        reads_text = self.data.kind in ("text", "tokens")
         if self.data.kind == "activations" and self.lm is not None:
             raise ValueError("data=activations: stored activations need no language model; add lm=none")
-        if self.data.kind != "activations" and self.lm is None:
+        if self.data.kind == "synthetic" and self.lm is not None:
+            raise ValueError("data.kind=synthetic: made-up activations need no language model; leave lm= out")
+        if self.data.kind == "synthetic" and self.data.synthetic is None:
+            raise ValueError("data.synthetic: is needed; use data=synthetic or data=toy_superposition")
+        if reads_text and self.lm is None:
             raise ValueError(
                 "lm=none: there is nothing to turn text into activations; use data=activations or choose lm="
             )
-        if self.data.kind != "text" and not self.data.path:
+        if self.data.kind in ("tokens", "activations") and not self.data.path:
             raise ValueError("data.path: is needed; set data.path=... to a file")
         if self.trainer.devices != 1:
             raise ValueError(
                 f"trainer.devices={self.trainer.devices}: a run is one process on one device; set trainer.devices=1"
             )
-        if self.data.kind != "activations" and self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
+        if reads_text and self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
             raise ValueError(
                 f"data.buffer_tokens={self.data.buffer_tokens}: the part that is handed out between refills, "
                 f"{int(self.data.buffer_tokens * (1 - self.data.mix))} rows, must hold at least one batch of "
@@ -223,6 +229,47 @@ class TokenizeConfig(Section):
 
 
 Config = TypeVar("Config", bound=Section)
+
+
+class SitesOfSAE(Section):
+    """Hook names that an SAE reads and writes, where it does not say; ``write`` null: the same."""
+
+    read: Annotated[list[str], MinLen(1)] | None = None
+    write: Annotated[list[str], MinLen(1)] | None = None
+
+
+class EvaluateConfig(Section):
+    """What python -m sae_lightning.evaluate measures: SAEs, on held-out data, by studies.
+
+    lm, data and sites default to what each SAE says of its origin.
+    """
+
+    sae: Annotated[str, MinLen(1)] | Annotated[list[Annotated[str, MinLen(1)]], MinLen(1)]
+    out: Annotated[str, MinLen(1)] | None = None
+    lm: LMConfig | None = None
+    data: DataConfig | None = None
+    sites: SitesOfSAE = SitesOfSAE()
+    tokens: Count = 32768
+    any_lm: bool = False
+    seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] = 0
+    draws: Annotated[int, BeforeValidator(whole), Ge(100)] = 1000
+    processes: Annotated[int, BeforeValidator(whole), Ge(1), Le(256)] = 1
+    device: str = "auto"
+    progress: bool = True
+    studies: dict[str, Node | None]
+
+    @property
+    def paths(self) -> list[str]:
+        """The SAEs' paths."""
+        return [self.sae] if isinstance(self.sae, str) else self.sae
+
+    @model_validator(mode="after")
+    def _rules(self) -> "EvaluateConfig":
+        if self.data is not None and self.data.kind in ("activations", "synthetic") and self.lm is not None:
+            raise ValueError(f"lm={self.lm.name}: data of kind {self.data.kind} need no language model; leave lm out")
+        if self.data is not None and self.data.kind in ("tokens", "activations") and not self.data.path:
+            raise ValueError("data.path: is needed; set data.path=... to a file")
+        return self
 
 
 def validate(raw: Mapping[str, Any], model: type[Config] = RunConfig) -> Config:  # pyright: ignore[reportArgumentType]

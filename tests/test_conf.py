@@ -27,19 +27,20 @@ from sae_lightning.config import (
     validate,
 )
 from sae_lightning.core import Schedule
+from sae_lightning.export import ExportConfig
 from sae_lightning.lm import resolve_sites
 from sae_lightning.sae import architecture_names, sae_class
 from tests.conftest import ROOT, planted
 
 CONF = ROOT / "conf"
-ENTRIES = {"train": RunConfig, "cache": RunConfig, "tokenize": TokenizeConfig}
+ENTRIES = {"train": RunConfig, "cache": RunConfig, "tokenize": TokenizeConfig, "export": ExportConfig}
 EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
 OPTIONS = [(group, option) for group, option in EVERYTHING if not group.startswith("hydra/")]
 # Groups that decide which text is read, or how runs are started: nothing of a step.
 NOT_A_RUN = ("lm", "data", "sites", "launcher", "sweep")
 # What a user has to give where a yaml says ???.
-NEEDED = {"data.path": "corpus", "lm.name": "someone/some-model", "out": "out.bin"}
+NEEDED = {"data.path": "corpus", "lm.name": "someone/some-model", "out": "out.bin", "sae": "run", "to": "saelens"}
 
 
 def overrides_for(group: str, option: str) -> list[str]:

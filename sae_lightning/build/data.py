@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from sae_lightning.activations import ActivationSource, ActivationStats, FileSource, Harvester, MaskPolicy, describe
-from sae_lightning.config import RunConfig
+from sae_lightning.activations.synthetic import SyntheticRows
+from sae_lightning.config import DataConfig, RunConfig
 from sae_lightning.core import UserError, write_json
 from sae_lightning.lm import FrozenLM
 from sae_lightning.tokens import WindowSample
@@ -68,7 +69,7 @@ class Data:
     train_windows: WindowSample | None = None
     heldout: Harvester | None = None
     downstream: Harvester | None = None
-    heldout_file: FileSource | None = None
+    heldout_file: FileSource | SyntheticRows | None = None
     cache: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -119,15 +120,18 @@ def build_data(config: RunConfig, fitted: Fitted | None = None) -> Data:
     """Build what a run reads. With ``fitted`` (a resumed run) nothing is estimated anew."""
     if config.data.kind == "activations":
         return _from_file(config, fitted)
+    if config.data.kind == "synthetic":
+        from sae_lightning.build.synthetic import data_from_synthetic
+
+        return data_from_synthetic(config, fitted)
     from sae_lightning.build.text import data_from_text
 
     return data_from_text(config, fitted)
 
 
-def _from_file(config: RunConfig, fitted: Fitted | None) -> Data:
-    data = config.data
+def file_split(data: DataConfig, seed: int) -> tuple[FileSource, FileSource]:
+    """Return the rows of a file that are trained on and those that are held out. Raises UserError where they mix."""
     assert data.path is not None
-    seed = config.stream_seed
     rows = FileSource(data.path, data.batch_size, seed).file.n
     cut = rows if data.heldout else rows - max(1, round(rows * data.heldout_fraction))
     source = FileSource(data.path, data.batch_size, seed, rows=(0, cut))
@@ -142,6 +146,14 @@ def _from_file(config: RunConfig, fitted: Fitted | None) -> Data:
             f"data.heldout={data.heldout}: rows of width {heldout.d_in}, those of data.path={data.path} have "
             f"{source.d_in}; give activations of the same site"
         )
+    return source, heldout
+
+
+def _from_file(config: RunConfig, fitted: Fitted | None) -> Data:
+    data = config.data
+    assert data.path is not None
+    source, heldout = file_split(data, config.stream_seed)
+    told = {"activations": Path(data.path).name, "identity": source.file.identity()}
     if fitted is not None:
         sample, stats = None, fitted.stats
     else:
@@ -153,5 +165,5 @@ def _from_file(config: RunConfig, fitted: Fitted | None) -> Data:
         stats=stats,
         mask=None,
         heldout_file=heldout,
-        metadata={"sites": None, "lm": None, "mask": None, "data": {"activations": Path(data.path).name}},
+        metadata={"sites": None, "lm": None, "mask": None, "data": told},
     )

@@ -13,7 +13,7 @@ def run_name(config: RunConfig) -> str:
     if config.name:
         name = config.name
     else:
-        lm = config.lm.name if config.lm else Path(config.data.path or "activations").stem
+        lm = config.lm.name if config.lm else Path(config.data.path or config.data.kind).stem
         site = (config.sites.read or [f"{config.sites.kind}{config.sites.layer}"])[0] if config.lm else "rows"
         parts = [Path(lm).name, site]
         if config.bank:

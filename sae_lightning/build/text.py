@@ -10,7 +10,8 @@ from sae_lightning.build.data import Data, Fitted
 from sae_lightning.build.device import pick_device
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.kept import cached_harvesters, find_caches
-from sae_lightning.config import LMConfig, RunConfig
+from sae_lightning.build.recipe import lm_identity, recipe, text_identity
+from sae_lightning.config import DataConfig, LMConfig, RunConfig
 from sae_lightning.core import Sites, UserError
 from sae_lightning.lm import LazyLM, resolve_sites
 from sae_lightning.tokens import EpochOrder, TokenStore, Windows, WindowSample, tokenized_store
@@ -40,16 +41,18 @@ def enough_tokens(config: RunConfig) -> int:
     return max(1 << 20, 1 << (needed - 1).bit_length())
 
 
-def build_store(run: RunConfig, lm: LazyLM) -> TokenStore:
-    """Return the tokenised corpus: made once and kept in the cache, or the user's own token file."""
-    config = run.data
+def build_store(config: DataConfig, lm: LazyLM, enough: int) -> TokenStore:
+    """Return the tokenised corpus: made once and kept in the cache, or the user's own token file.
+
+    enough: how much of the text is tokenised under ``data.max_tokens=auto``.
+    """
     if config.kind == "tokens":
         assert config.path is not None
         store = TokenStore.open(config.path, config.dtype, config.separator)
         store.check_vocab(lm.vocab_size)
         return store
     source = make(config.source or {}, "data.source")
-    limit = enough_tokens(run) if config.max_tokens == "auto" else config.max_tokens
+    limit = enough if config.max_tokens == "auto" else config.max_tokens
     name = lm.identity()["tokenizer_hash"]
     assert name is not None
     return tokenized_store(source, lambda: lm.tokenizer, name, vocab_size=lm.vocab_size, max_tokens=limit)
@@ -57,8 +60,8 @@ def build_store(run: RunConfig, lm: LazyLM) -> TokenStore:
 
 def samples(config: RunConfig, lm: LazyLM) -> tuple[WindowSample, WindowSample]:
     """Return the windows that a run of this budget trains on and those that it is measured on."""
-    store = build_store(config, lm)
-    train, heldout = (_windows(config, lm, store, split) for split in ("train", "heldout"))
+    store = build_store(config.data, lm, enough_tokens(config))
+    train, heldout = (split_windows(config.data, lm, store, split) for split in ("train", "heldout"))
     if train.n_tokens < config.data.batch_size:
         raise UserError(
             f"data: the training split has {train.n_tokens} tokens, fewer than one batch of "
@@ -68,23 +71,23 @@ def samples(config: RunConfig, lm: LazyLM) -> tuple[WindowSample, WindowSample]:
     evaluation = config.evaluation
     # Measured on the even windows, calibrated on the odd ones.
     measured = 2 * max(
-        _windows_for(evaluation.final_tokens, heldout, config),
+        windows_for(evaluation.final_tokens, heldout, config.data),
         math.ceil(evaluation.downstream_tokens / config.data.context_length),
     )
     return (
-        WindowSample(train, _windows_for(wanted / config.data.share, train, config)),
+        WindowSample(train, windows_for(wanted / config.data.share, train, config.data)),
         WindowSample(heldout, measured),
     )
 
 
-def _windows_for(rows: float, windows: Windows, config: RunConfig) -> int:
+def windows_for(rows: float, windows: Windows, data: DataConfig) -> int:
     """Return how many windows hold about this many rows, some to spare for what the mask takes."""
-    a_window = windows.n_tokens / len(windows) - config.data.mask_first_position
-    return math.ceil(1.03 * rows / max(1.0, a_window)) + config.data.micro_batch
+    a_window = windows.n_tokens / len(windows) - data.mask_first_position
+    return math.ceil(1.03 * rows / max(1.0, a_window)) + data.micro_batch
 
 
-def _windows(config: RunConfig, lm: LazyLM, store: TokenStore, split: Any) -> Windows:
-    data = config.data
+def split_windows(data: DataConfig, lm: LazyLM, store: TokenStore, split: Any) -> Windows:
+    """Return the windows of one split of a corpus."""
     if data.context_length > lm.n_ctx:
         raise UserError(
             f"data.context_length={data.context_length}: the language model reads at most {lm.n_ctx} tokens; lower it"
@@ -147,9 +150,15 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
         cache=describe_kept(kept) if kept else None,
         metadata={
             "sites": {"read": list(sites.read), "write": list(sites.write)},
-            "lm": lm.identity(),
+            "lm": lm_identity(lm),
             "mask": mask.to_dict(),
-            "data": {"windows": train.identity(), "context_length": data.context_length},
+            "data": {
+                "windows": train.identity(),
+                "text": text_identity(data, train.store),
+                "heldout_fraction": data.heldout_fraction,
+                "context_length": data.context_length,
+            },
+            "recipe": recipe(config),
         },
     )
 

@@ -10,6 +10,7 @@ from sae_lightning.metrics.density import Density
 from sae_lightning.metrics.downstream import DownstreamLoss
 from sae_lightning.metrics.explained import PerTokenEV, ResidualVarianceEV
 from sae_lightning.metrics.fvu import FVU
+from sae_lightning.metrics.matching import FiringAgreement, Matching, match
 from sae_lightning.metrics.moments import Moments
 from sae_lightning.metrics.running import RunningMetric, SumMetric, ratio, weighted
 from sae_lightning.metrics.sparsity import Sparsity
@@ -19,6 +20,8 @@ __all__ = [
     "Alignment",
     "Density",
     "DownstreamLoss",
+    "FiringAgreement",
+    "Matching",
     "Moments",
     "PerTokenEV",
     "ResidualVarianceEV",
@@ -27,6 +30,7 @@ __all__ = [
     "SumMetric",
     "bootstrap_weights",
     "interval",
+    "match",
     "ratio",
     "weighted",
 ]

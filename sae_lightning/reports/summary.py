@@ -6,21 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-MEANING = {
-    "fvu": "fraction of variance unexplained: sum SSE / sum ||x - mean||²",
-    "explained_variance": "1 - fvu",
-    "l0": "active features a token",
-    "l1": "sum of activations a token",
-    "dead": "share of features without firing, by training tokens",
-    "cosine": "mean cosine of x and its reconstruction",
-    "l2_ratio": "mean ||x_hat|| / ||x|| (below 1: shrinkage)",
-    "ce_clean": "the model's cross-entropy, nats a token",
-    "ce_spliced": "the same with the reconstruction in place",
-    "delta_ce": "ce_spliced - ce_clean",
-    "kl": "KL(clean || spliced), nats a token",
-    "ce_recovered_zero": "of the loss that zeroing the site costs",
-    "ce_recovered_mean": "of the loss that the mean activation costs",
-}
+from sae_lightning.studies.meaning import meaning
 
 
 def show_summary(metrics: dict[str, float | None], files: dict[str, Path]) -> None:
@@ -31,7 +17,7 @@ def show_summary(metrics: dict[str, float | None], files: dict[str, Path]) -> No
     table.add_column("value", justify="right")
     table.add_column("meaning", overflow="fold")
     for name, value in metrics.items():
-        table.add_row(name, "-" if value is None else f"{value:.4f}", MEANING.get(name, ""))
+        table.add_row(name, "-" if value is None else f"{value:.4f}", meaning(name))
     console.print(table)
     for what, path in files.items():
         console.print(f"{what:12} {path}", highlight=False, markup=False)

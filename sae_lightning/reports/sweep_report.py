@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sae_lightning.reports.page import write_page
 from sae_lightning.reports.sweep_figures import dead_figure, front_figure, save
-from sae_lightning.reports.sweep_html import sweep_page, write_page
+from sae_lightning.reports.sweep_html import sweep_page
 from sae_lightning.reports.sweep_law_figures import law_figure
 from sae_lightning.reports.sweep_table import sweep_table, write_table
 from sae_lightning.reports.sweep_tensorboard import write_hparams

@@ -26,8 +26,7 @@ MEANING = {
     # sparsity
     "l0": Meaning("active features a token"),
     "l1": Meaning("sum of activations a token"),
-    "dead": Meaning("share of features without firing, by training tokens", "lower"),
-    "never_fired": Meaning("share of features that fire on none of these tokens", "lower"),
+    "dead": Meaning("share of features that never fire on the tokens counted", "lower"),
     "dense_share": Meaning("share of features active on more than 10 % of tokens"),
     # downstream
     "ce_clean": Meaning("the model's cross-entropy, nats a token"),
@@ -42,13 +41,34 @@ MEANING = {
     "ce_recovered_mean": Meaning("of the loss that the mean activation costs", "higher"),
     "kl_recovered_zero": Meaning("of the KL that zeroing the site costs", "higher"),
     "kl_recovered_mean": Meaning("of the KL that the mean activation costs", "higher"),
+    # probe: NAME/TASK, NAME/TASK/kK; each class against the rest, either side with half of the weight
+    "probe_loss": Meaning("cross-entropy of the best single feature's probe, nats (chance 0.693)", "lower"),
+    "probe_accuracy": Meaning("accuracy of the best single feature's probe (chance 0.5)", "higher"),
+    "sparse_probe_loss": Meaning("cross-entropy of a probe of k features, nats", "lower"),
+    "sparse_probe_accuracy": Meaning("accuracy of a probe of k features", "higher"),
+    "random_probe_loss": Meaning("floor: cross-entropy of a probe of k random features, nats"),
+    "random_probe_accuracy": Meaning("floor: accuracy of a probe of k random features"),
+    "dense_probe_loss": Meaning("ceiling: cross-entropy of a probe of the activations, nats"),
+    "dense_probe_accuracy": Meaning("ceiling: accuracy of a probe of the activations"),
+    # ablation
+    "ablation_delta_ce": Meaning("what removing one feature costs, mean over features, nats a token"),
+    "ablation_kl": Meaning("KL(with || without one feature), mean over features, nats a token"),
+    "ablation_share_nonzero": Meaning("share of features whose removal changes the loss beyond noise"),
+    "ablation_sparsity": Meaning("spread of a feature's effect over logits: (L1/L2)² / number of logits", "lower"),
+    "ablation_sparsity_random": Meaning("the same of a random direction of the same length"),
+    # consistency: NAME/A ~ B, of the features of A and B matched one to one
+    "consistency_cosine": Meaning("mean cosine of matched decoder directions, 1 for a permuted copy"),
+    "consistency_share_0.7": Meaning("share of matched features with a cosine above 0.7"),
+    "consistency_share_0.9": Meaning("share of matched features with a cosine above 0.9"),
+    "consistency_mmcs": Meaning("mean over the first's features of the largest cosine with any of the second's"),
     # groundtruth
     "mmcs": Meaning("mean over true directions of the largest cosine with a latent's", "higher"),
     "mcc": Meaning("mean |cosine| of true directions and latents matched one to one", "higher"),
-    "uniqueness": Meaning("share of latents that are the only one nearest to their true feature", "higher"),
+    "uniqueness": Meaning("different true features that latents are nearest to, over the number of latents", "higher"),
     "f1": Meaning("firing of matched latents against the truth: harmonic mean of precision and recall", "higher"),
     "precision": Meaning("of a matched latent's firings, the share where its true feature fires", "higher"),
     "recall": Meaning("of a true feature's firings, the share where its matched latent fires", "higher"),
+    "true_l0": Meaning("true features that fire a row"),
     "shrinkage": Meaning("recovered magnitude / true magnitude of matched features", "one"),
 }
 

@@ -14,7 +14,7 @@ from sae_lightning.lm import FrozenLM
 from sae_lightning.sae import SparseAutoencoder
 
 if TYPE_CHECKING:
-    from sae_lightning.activations.synthetic import SyntheticModel
+    from sae_lightning.activations.synthetic import PlantedModel
 
 #: Tokens of one unit of work. A constant: figures must not depend on a batch size.
 UNIT_TOKENS = 4096
@@ -40,7 +40,7 @@ class Subject:
     harvester: Harvester | None = None
     windows: Sequence[int] = ()
     rows: Tensor | ActivationBatch | None = None
-    truth: "SyntheticModel | None" = None
+    truth: "PlantedModel | None" = None
 
     @property
     def has_lm(self) -> bool:

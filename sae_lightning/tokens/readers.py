@@ -3,7 +3,7 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,28 @@ Unit = Literal["file", "paragraph", "line"]
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """field: key or column of the text. encoding: of all but parquet. unit: what a document of a txt file is."""
+    """field: key or column of the text. encoding: of all but parquet. unit: what a document of a txt file is.
+
+    label: key or column of a label, which becomes the document's ``meta["label"]``; None: there is none.
+    settings: what a message calls the settings behind ``field`` and ``label``.
+    """
 
     field: str
     encoding: str
     unit: Unit
+    label: str | None = None
+    settings: tuple[str, str] = ("data.field", "label")
+
+    def check(self, where: str, there: Sequence[str]) -> None:
+        """Raise UserError unless the fields asked for are among ``there``."""
+        for name, setting in zip((self.field, self.label), self.settings, strict=True):
+            if name is not None and name not in there:
+                raise missing_field(where, name, there, setting)
+
+    def document(self, row: Mapping[str, object], where: str, place: dict[str, str]) -> Document:
+        """Return the document of one row of a table."""
+        text = text_of(row[self.field], self.field, where, self.settings[0])
+        return Document(text, place if self.label is None else {**place, "label": _label_of(row[self.label])})
 
 
 def read_txt(path: Path, options: ReadOptions) -> Iterator[Document]:
@@ -64,9 +81,8 @@ def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Document]:
                 raise UserError(f"{where}: is no JSON ({error}); every line must be one JSON object") from error
             if not isinstance(row, dict):
                 raise UserError(f"{where}: holds a {type(row).__name__}; every line must be one JSON object")
-            if options.field not in row:
-                raise missing_field(where, options.field, list(row))
-            yield Document(text_of(row[options.field], options.field, where), {"file": path.name, "line": str(number)})
+            options.check(where, list(row))
+            yield options.document(row, where, {"file": path.name, "line": str(number)})
 
 
 def read_csv(path: Path, options: ReadOptions) -> Iterator[Document]:
@@ -75,12 +91,10 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[Document]:
     with decoding(path, options.encoding), open(path, encoding=options.encoding, newline="") as file:
         reader = csv.DictReader(file)
         try:
-            if options.field not in (reader.fieldnames or []):
-                raise missing_field(str(path), options.field, reader.fieldnames or [])
+            options.check(str(path), reader.fieldnames or [])
             for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                text = text_of(row[options.field], options.field, where)
-                yield Document(text, {"file": path.name, "line": str(reader.line_num)})
+                place = {"file": path.name, "line": str(reader.line_num)}
+                yield options.document(row, f"{path}, line {reader.line_num}", place)
         except csv.Error as error:
             raise UserError(f"{path}, line {reader.line_num}: is no CSV ({error}); correct the line") from error
 
@@ -92,14 +106,12 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Document]:
 
     try:
         with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if options.field not in names:
-                raise missing_field(str(path), options.field, names)
+            options.check(str(path), file.schema_arrow.names)
+            columns = [options.field] if options.label is None else [options.field, options.label]
             number = 0
-            for batch in file.iter_batches(batch_size=1000, columns=[options.field]):
-                for value in batch.column(0).to_pylist():
-                    where = f"{path}, row {number}"
-                    yield Document(text_of(value, options.field, where), {"file": path.name, "row": str(number)})
+            for batch in file.iter_batches(batch_size=1000, columns=columns):
+                for row in batch.to_pylist():
+                    yield options.document(row, f"{path}, row {number}", {"file": path.name, "row": str(number)})
                     number += 1
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: cannot be read as parquet ({error}); it is damaged or another format") from error
@@ -113,18 +125,23 @@ READERS: dict[str, Callable[[Path, ReadOptions], Iterator[Document]]] = {
 }
 
 
-def text_of(value: object, field: str, where: str) -> str:
+def text_of(value: object, field: str, where: str, setting: str = "data.field") -> str:
     """Return ``value`` when it is text, "" for a missing one; UserError for anything else."""
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise UserError(f"{where}: field {field!r} holds a {type(value).__name__}; data.field must name one of text")
+        raise UserError(f"{where}: field {field!r} holds a {type(value).__name__}; {setting} must name one of text")
     return value
 
 
-def missing_field(where: str, field: str, there: Sequence[str]) -> UserError:
+def _label_of(value: object) -> str:
+    """Labels may be numbers or booleans; a missing one is ""."""
+    return "" if value is None else str(value).strip()
+
+
+def missing_field(where: str, field: str, there: Sequence[str], setting: str = "data.field") -> UserError:
     names = ", ".join(map(repr, there)) or "none"
-    return UserError(f"{where}: has no field {field!r}, it has {names}; set data.field{nearest(field, there)}")
+    return UserError(f"{where}: has no field {field!r}, it has {names}; set {setting}{nearest(field, there)}")
 
 
 @contextmanager

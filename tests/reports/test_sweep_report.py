@@ -2,7 +2,6 @@
 
 import csv
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -10,34 +9,10 @@ import pytest
 from sae_lightning.reports.sweep_report import write_sweep_report
 from sae_lightning.studies.scaling import collect, scaling_laws
 from sae_lightning.studies.scaling.fronts import L0_FVU
+from tests.reports.reader import Reader
 from tests.studies.scaling.planted_runs import joint_runs, record, write_run
 
 EVIL = "<script>alert('x')</script>"
-
-
-class Reader(HTMLParser):
-    """Collects tags, addresses and the rows of the table of runs."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.addresses: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "input", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.text += data + "\n"
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,27 @@
 One question a file; ``heldout_metrics`` asks them all in as few passes as possible.
 """
 
+from sae_lightning.studies.evaluation.ablation import AblationStudy
+from sae_lightning.studies.evaluation.ablation_sparsity import AblationSparsityStudy
+from sae_lightning.studies.evaluation.compare import CompareStudy
+from sae_lightning.studies.evaluation.consistency import ConsistencyStudy
 from sae_lightning.studies.evaluation.downstream import DownstreamStudy
+from sae_lightning.studies.evaluation.groundtruth import GroundTruthStudy
 from sae_lightning.studies.evaluation.heldout import HELDOUT_KEYS, heldout_metrics
+from sae_lightning.studies.evaluation.probe import ProbeStudy
 from sae_lightning.studies.evaluation.reconstruction import ReconstructionStudy
 from sae_lightning.studies.evaluation.sparsity import SparsityStudy
 
-__all__ = ["HELDOUT_KEYS", "DownstreamStudy", "ReconstructionStudy", "SparsityStudy", "heldout_metrics"]
+__all__ = [
+    "HELDOUT_KEYS",
+    "AblationSparsityStudy",
+    "AblationStudy",
+    "CompareStudy",
+    "ConsistencyStudy",
+    "DownstreamStudy",
+    "GroundTruthStudy",
+    "ProbeStudy",
+    "ReconstructionStudy",
+    "SparsityStudy",
+    "heldout_metrics",
+]

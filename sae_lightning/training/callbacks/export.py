@@ -8,8 +8,9 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from sae_lightning.core import Estimate
+from sae_lightning.core import Estimate, atomic_path
 from sae_lightning.sae import BatchTopKSAE, SparseAutoencoder, fold, save_sae
+from sae_lightning.sae.card import model_card
 from sae_lightning.training.callbacks.base import lane_folder
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.module import SAEModule
@@ -21,7 +22,7 @@ FinalEvaluator = Callable[[SparseAutoencoder, Lane], Figures]
 
 
 class Export(L.Callback):
-    """Write ``export/config.json`` and ``export/sae.safetensors`` (``lanes/NAME/export`` in a bank).
+    """Write ``export/config.json``, ``sae.safetensors`` and a model card (``lanes/NAME/export`` in a bank).
 
     calibration: gives raw held-out rows that no metric is measured on; an inference threshold (batch top-k) is set on
         them to the target l0.
@@ -64,7 +65,10 @@ class Export(L.Callback):
             folder = lane_folder(self.run_dir, pl_module, name) / "export"
             trained = {"tokens": int(lane.tokens_seen), "steps": trainer.global_step, **plain(figures)}
             own = self.per_lane.get(name, {})
-            save_sae(folder, folded, {**self.metadata, **own, "training": trained}, self.sample())
+            folded.metadata = {**self.metadata, **own, "training": trained}
+            save_sae(folder, folded, sample=self.sample())
+            with atomic_path(folder / "README.md") as temporary:
+                temporary.write_text(model_card(folded), encoding="utf-8")
             logger.info("export written to %s", folder)
 
 

@@ -1,0 +1,30 @@
+"""From config to a run on synthetic data: the planted model, its training stream, its held-out rows."""
+
+from sae_lightning.activations import describe
+from sae_lightning.activations.synthetic import PlantedModel, SyntheticRows, SyntheticSource
+from sae_lightning.build.checks import check_kind
+from sae_lightning.build.data import Data, Fitted
+from sae_lightning.build.instantiate import make
+from sae_lightning.config import DataConfig, RunConfig
+
+
+def build_planted(data: DataConfig) -> PlantedModel:
+    """Build the model that ``data.synthetic`` names. Raises UserError for a class of another kind."""
+    assert data.synthetic is not None
+    check_kind(data.synthetic, "data.synthetic", PlantedModel)
+    return make(data.synthetic, "data.synthetic")
+
+
+def data_from_synthetic(config: RunConfig, fitted: Fitted | None) -> Data:
+    """Build what a run on synthetic data reads. With ``fitted`` (a resumed run) nothing is estimated anew."""
+    model = build_planted(config.data)
+    source = SyntheticSource(model, config.data.batch_size, config.stream_seed)
+    sample = None if fitted is not None else source.sample(config.normalise.sample_tokens)
+    return Data(
+        source=source,
+        sample=sample,
+        stats=describe(sample) if sample is not None else fitted.stats,  # pyright: ignore[reportOptionalMemberAccess]
+        mask=None,
+        heldout_file=SyntheticRows(model),
+        metadata={"sites": None, "lm": None, "mask": None, "data": {"synthetic": model.parameters()}},
+    )

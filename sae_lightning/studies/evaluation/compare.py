@@ -1,0 +1,135 @@
+"""Which of several SAEs is better, and which differences are noise?"""
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sae_lightning.core import UserError, derive_seed
+from sae_lightning.metrics import interval
+from sae_lightning.studies.evaluation.sparsity import SparsityStudy
+from sae_lightning.studies.meaning import Better, better
+from sae_lightning.studies.study import Cell, ComparativeStudy, Estimate, Result, Table
+from sae_lightning.studies.subject import Subject
+
+COLUMNS = ("study", "metric", "a", "b", "value_a", "value_b", "difference", "low", "high", "verdict")
+SAME = "indistinguishable"
+
+# Intervals that are moved to the estimate alone are so in a difference.
+_RECENTRED = SparsityStudy.recentred
+
+
+class CompareStudy(ComparativeStudy):
+    """``value_a - value_b`` of every figure that two SAEs share, with its 95 % interval; one table, ``differences``.
+
+    Both SAEs' bootstrap draws are of the same windows, so the interval is that of ``draw_a - draw_b``, draw by draw:
+    what makes a window hard for both cancels, and a difference may be sure where the two intervals overlap. SAEs with
+    different masks keep different tokens of a window; their draws are then paired at random, as of independent samples,
+    which gives a wider interval, and a note says so.
+
+    verdict: ``indistinguishable`` where the interval holds 0; else ``NAME better``, by the direction that the metric
+    has (``studies.meaning``), or ``NAME higher`` where neither way is better. ``l2_ratio`` and the like are better the
+    nearer to 1: ``NAME better`` where the difference of the distances is sure too. No correction for many comparisons:
+    of twenty figures that do not differ, one may seem to.
+
+    Raises UserError for SAEs measured on different windows.
+    """
+
+    name: ClassVar[str] = "compare"
+
+    def reason_all(self, subjects: Mapping[str, Subject]) -> str | None:
+        if reason := super().reason_all(subjects):
+            return reason
+        first, *others = subjects
+        for other in others:
+            if not _same_windows(subjects[first], subjects[other]):
+                return f"{first} and {other} are measured on different windows of data; evaluate them on the same ones"
+        return None
+
+    def run_all(self, subjects: Mapping[str, Subject], results: Mapping[str, Mapping[str, Result]]) -> Result:
+        if reason := self.reason_all(subjects):
+            raise UserError(f"compare: {reason}")
+        estimates: dict[str, Estimate] = {}
+        rows: list[tuple[Cell, ...]] = []
+        unpaired: list[str] = []
+        for a, b in combinations(subjects, 2):
+            paired = _mask(subjects[a]) == _mask(subjects[b])
+            if not paired:
+                unpaired.append(f"{a} and {b}")
+            for study, metric, one, other in _shared(results[a], results[b]):
+                found = _difference(one, other, metric, len(subjects[a].numbers), paired)
+                if found is None:
+                    continue
+                estimate, nearer = found
+                word = _verdict(a, b, estimate, better(metric), nearer)
+                values = (one.values[metric], other.values[metric])
+                rows.append((study, metric, a, b, *values, estimate.value, estimate.low, estimate.high, word))
+                estimates[f"{study}/{metric}: {a} - {b}"] = estimate
+        notes = (
+            (f"different masks, so differences are not paired token by token: {'; '.join(unpaired)}",)
+            if unpaired
+            else ()
+        )
+        caption = "Differences a - b, with 95 % intervals over the windows that both were measured on"
+        return Result(estimates, {"differences": Table(COLUMNS, tuple(rows), caption)}, notes)
+
+
+def _same_windows(a: Subject, b: Subject) -> bool:
+    """Return whether window i of one subject holds the same tokens as window i of the other."""
+    if a.given is not None and b.given is not None:
+        return torch.equal(a.given.token_index, b.given.token_index) and torch.equal(a.given.x, b.given.x)
+    if list(a.numbers) != list(b.numbers):
+        return False
+    if a.truth is not None and b.truth is not None:
+        return a.truth.parameters() == b.truth.parameters()
+    if a.harvester is not None and b.harvester is not None:
+        return a.harvester.windows.identity() == b.harvester.windows.identity()
+    return False
+
+
+def _mask(subject: Subject) -> Any:
+    return None if subject.harvester is None else subject.harvester.mask
+
+
+def _shared(one: Mapping[str, Result], other: Mapping[str, Result]) -> Iterator[tuple[str, str, Result, Result]]:
+    """Yield study, metric and both results, for every figure that both have."""
+    for study, result in one.items():
+        if study in other:
+            for metric in result.estimates:
+                if metric in other[study].estimates:
+                    yield study, metric, result, other[study]
+
+
+def _difference(one: Result, other: Result, metric: str, n: int, paired: bool) -> tuple[Estimate, int] | None:
+    """Return a - b, and which is surely nearer to 1: -1 the first, 1 the second, 0 neither. None without draws."""
+    a, b = one.estimates[metric], other.estimates[metric]
+    draws_a, draws_b = one.draws.get(metric), other.draws.get(metric)
+    if a.value is None or b.value is None or draws_a is None or draws_b is None or draws_a.shape != draws_b.shape:
+        return None
+    if not paired:
+        rng = np.random.default_rng(derive_seed(0, "studies", "compare", metric))
+        draws_b = draws_b[rng.permutation(len(draws_b))]
+
+    def limits(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
+        return interval(value, draws, n, recentre=metric in _RECENTRED) or (None, None)
+
+    estimate = Estimate(a.value - b.value, *limits(a.value - b.value, draws_a - draws_b), min(a.tokens, b.tokens))
+    low, high = limits(abs(a.value - 1) - abs(b.value - 1), np.abs(draws_a - 1) - np.abs(draws_b - 1))
+    return estimate, 0 if low is None or high is None else (low > 0) - (high < 0)
+
+
+def _verdict(a: str, b: str, difference: Estimate, way: Better | None, nearer: int) -> str:
+    """Return what the difference a - b says."""
+    value, low, high = difference.value, difference.low, difference.high
+    if value is None or low is None or high is None:
+        return "no interval"
+    if low <= 0 <= high:
+        return SAME
+    if way == "one" and nearer:
+        return f"{a if nearer < 0 else b} better"
+    if way in (None, "one"):
+        return f"{a if value > 0 else b} higher"
+    return f"{a if (value < 0) == (way == 'lower') else b} better"
