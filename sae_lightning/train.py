@@ -80,7 +80,8 @@ def train(
         log = find(run.trainer, ScalingLog)
         assert log is not None
         files = {"run folder": run_dir, "export": run_dir / "export", "metrics": run_dir / "metrics.json"}
-        show_summary(next(iter(log.summaries.values()))["heldout"], files)
+        summary = next(iter(log.summaries.values()))
+        show_summary(summary["heldout"], files, summary["intervals"])
     return run_dir
 
 

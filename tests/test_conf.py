@@ -11,9 +11,11 @@ from pydantic import BaseModel
 
 from sae_lightning import command
 from sae_lightning.build import Run, build_objective, build_run, build_sae, make
+from sae_lightning.build.evaluation import build_studies, check_studies
 from sae_lightning.build.instantiate import target_of
 from sae_lightning.config import (
     DataConfig,
+    EvaluateConfig,
     EvaluationConfig,
     LMConfig,
     NormaliseConfig,
@@ -33,10 +35,17 @@ from sae_lightning.sae import architecture_names, sae_class
 from tests.conftest import ROOT, planted
 
 CONF = ROOT / "conf"
-ENTRIES = {"train": RunConfig, "cache": RunConfig, "tokenize": TokenizeConfig, "export": ExportConfig}
+ENTRIES = {
+    "train": RunConfig,
+    "cache": RunConfig,
+    "tokenize": TokenizeConfig,
+    "export": ExportConfig,
+    "evaluate": EvaluateConfig,
+}
 EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
-OPTIONS = [(group, option) for group, option in EVERYTHING if not group.startswith("hydra/")]
+OPTIONS = [(g, option) for g, option in EVERYTHING if not g.startswith("hydra/") and g != "studies"]
+STUDIES = [option for group, option in EVERYTHING if group == "studies"]
 # Groups that decide which text is read, or how runs are started: nothing of a step.
 NOT_A_RUN = ("lm", "data", "sites", "launcher", "sweep")
 # What a user has to give where a yaml says ???.
@@ -67,6 +76,7 @@ def test_the_folder_is_the_one_that_commands_read() -> None:
     defaults = OmegaConf.load(CONF / "train.yaml")["defaults"]
     chosen = {str(key) for entry in defaults if not isinstance(entry, str) for key in entry}
     assert {group for group, _ in OPTIONS} <= chosen
+    assert len(STUDIES) > 5
     for group, option in EVERYTHING:
         if group.startswith("hydra/"):
             assert ({"launcher": "launcher", "sweeper": "sweep"}[group.removeprefix("hydra/")], option) in OPTIONS
@@ -100,6 +110,21 @@ def test_it_validates_and_what_it_names_can_be_built(group: str, option: str, tm
 def test_tokenize_takes_it_too(group: str, option: str) -> None:
     config = validate(composed("tokenize", [f"{group}={option}"]), TokenizeConfig)
     assert config.out == "out.bin"
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_is_built_from_its_yaml_under_its_own_name(study: str) -> None:
+    config = validate(composed("evaluate", [f"studies=[{study}]"]), EvaluateConfig)
+    assert list(config.studies) == [study]
+    check_studies(config)
+    (made,) = build_studies(config).values()
+    assert made.name == study
+    node = dict(config.studies[study] or {})
+    # Written in yaml for those who read it and in code for those who import it: all of them, and the same.
+    signature = inspect.signature(type(made).__init__).parameters
+    # A study without settings has object's constructor, with args and kwargs.
+    settings = {name for name in signature if name not in ("self", "show_progress", "args", "kwargs")}
+    assert settings == set(node) - {"_target_"}
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +164,14 @@ def test_the_recipe_named_in_a_model_s_yaml_is_what_a_user_can_type() -> None:
 
 
 def test_a_group_chosen_with_a_misspelt_option_names_the_folder_s_files() -> None:
-    for group in {group for group, _ in OPTIONS}:
+    for group in {group for group, _ in [*OPTIONS, ("studies", "")]}:
+        entry = "evaluate" if group == "studies" else "train"
         with pytest.raises(Exception) as raised:
-            command.compose("train", [f"{group}=nothing_like_that"])
-        message = command.explain(raised.value, "train", [])
-        for name, option in OPTIONS:
+            command.compose(
+                entry, [f"{group}=[nothing_like_that]" if group == "studies" else f"{group}=nothing_like_that"]
+            )
+        message = command.explain(raised.value, entry, [])
+        for name, option in [*OPTIONS, *(("studies", study) for study in STUDIES)]:
             if name == group:
                 assert option in message
 

@@ -146,7 +146,10 @@ def test_another_language_model_is_refused_unless_wanted(command: Command, run_d
 BAD: dict[str, tuple[list[str], list[str]]] = {
     "no such folder": (["sae=nowhere"], ["nowhere", "no such"]),
     "no SAE given": ([], ["sae", "is needed"]),
-    "a site of another width": (["sae=RUN", "sites.read=[blocks.1.mlp.hook_post]"], ["width 32", "blocks.1.mlp.hook_post"]),
+    "a site of another width": (
+        ["sae=RUN", "sites.read=[blocks.1.mlp.hook_post]"],
+        ["width 32", "blocks.1.mlp.hook_post"],
+    ),
     "an unknown site": (["sae=RUN", "sites.read=[blocks.9.hook_resid_post]"], ["blocks.9.hook_resid_post"]),
     "an unknown study": (["sae=RUN", "studies=[reconstructoin]"], ["reconstructoin", "reconstruction"]),
     "no study": (["sae=RUN", "studies=[]"], ["studies"]),

@@ -31,7 +31,17 @@ def test_run_folder_holds_what_the_readme_lists(command, tiny_run, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     run = tmp_path / "run"
     metrics = json.loads((run / "metrics.json").read_text())
-    expected = {"heldout", "intervals", "measured_on", "tokens", "seconds", "tokens_per_s", "seed", "lm_windows_read", "activations"}
+    expected = {
+        "heldout",
+        "intervals",
+        "measured_on",
+        "tokens",
+        "seconds",
+        "tokens_per_s",
+        "seed",
+        "lm_windows_read",
+        "activations",
+    }
     assert set(metrics) == expected
     assert set(metrics["heldout"]) == set(metrics["intervals"]) == set(metrics["measured_on"]) == HELDOUT
     for name, interval in metrics["intervals"].items():

@@ -28,7 +28,7 @@ class Population:
     """Windows of 16 tokens with a direction and a scale of their own (log-normal, or Student's t in a loss's noise)."""
 
     def __init__(self) -> None:
-        g = torch_generator(0, "tests", "coverage")
+        g = torch_generator(0, "experiments", "interval_coverage")
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(POPULATION, *shape, generator=g, dtype=torch.float64)
@@ -95,7 +95,7 @@ def coverage(
 ) -> dict[str, float]:
     """Return by figure the share of samples whose interval covers the population's value."""
     truth = pooled(metric, states, torch.ones(1, POPULATION, dtype=torch.float64))
-    rng = np.random.default_rng(derive_seed(1, "tests", "coverage"))
+    rng = np.random.default_rng(derive_seed(1, "experiments", "interval_coverage"))
     hits = dict.fromkeys(truth, 0)
     weights = bootstrap_weights(sample, draws, seed=0)  # one seed for all data, as it is in use
     for _ in range(resamples):

@@ -61,8 +61,11 @@ def evaluate(config: EvaluateConfig, asked: frozenset[str] = frozenset()) -> dic
     }
     comparisons: dict[str, Result] = {}
     for study in studies.values():
-        if isinstance(study, ComparativeStudy) and study.reason_all(subjects) is None:
-            comparisons[study.name] = study.run_all(subjects, results)
+        if isinstance(study, ComparativeStudy):
+            if (reason := study.reason_all(subjects)) is None:
+                comparisons[study.name] = study.run_all(subjects, results)
+            elif len(subjects) > 1:
+                logger.info("%s: left out: %s", study.name, reason)
     saes = {
         name: {**built[name].facts, "studies": {study: result.to_json() for study, result in found.items()}}
         for name, found in results.items()

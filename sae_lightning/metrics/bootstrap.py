@@ -9,6 +9,8 @@ from torch import Tensor
 from sae_lightning.core.seeds import derive_seed
 
 LEVEL = 0.95
+#: Of fewer windows no interval is given: five of one sign, which chance does once in sixteen times, would exclude 0.
+FEWEST = 8
 
 
 def bootstrap_weights(n: int, draws: int, seed: int) -> Float[Tensor, "draws n"]:
@@ -41,10 +43,10 @@ def interval(
 
     recentre: move the draws so that their median is the estimate. For what a resample sees less of than the sample
         did, as the share of features that never fire: its draws lie all on one side of the estimate.
-    None where there is none to give: fewer than two windows, or an undefined value in more than one draw of ten.
+    None where there is none to give: fewer than ``FEWEST`` windows, or an undefined value in more than one draw of ten.
     """
     defined = draws[np.isfinite(draws)]
-    if n < 2 or not np.isfinite(estimate) or len(defined) < 0.9 * len(draws) or not len(defined):
+    if n < FEWEST or not np.isfinite(estimate) or len(defined) < 0.9 * len(draws) or not len(defined):
         return None
     if recentre:
         defined = defined + (estimate - np.median(defined))

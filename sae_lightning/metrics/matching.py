@@ -113,7 +113,10 @@ class FiringAgreement(SumMetric):
 
 def per_latent(sums: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return precision, recall and F1 of every latent, 0 where undefined: [..., F]."""
-    precision = ratio(sums["both"], sums["fired"]).nan_to_num(0.0)
-    recall = ratio(sums["both"], sums["planted"]).nan_to_num(0.0)
+    both, fired, planted = sums["both"], sums["fired"], sums["planted"]
     # 2 P R / (P + R), as one ratio of counts.
-    return precision, recall, ratio(2 * sums["both"], sums["fired"] + sums["planted"]).nan_to_num(0.0)
+    return _share(both, fired), _share(both, planted), _share(2 * both, fired + planted)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, part / torch.where(whole > 0, whole, 1.0), 0.0)

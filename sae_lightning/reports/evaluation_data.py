@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sae_lightning.studies.evaluation.compare import NO_INTERVAL, SAME, CompareStudy
 from sae_lightning.studies.meaning import better
 
 # The order in which studies are shown; what is not named here comes after, by name.
@@ -16,8 +17,7 @@ STUDIES = (
     "ablation_sparsity",
     "groundtruth",
 )
-COMPARE = "compare"
-SAME = "indistinguishable"
+COMPARE = CompareStudy.name
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,18 @@ def best(evaluation: dict[str, Any], study: str, metric: str) -> str | None:
 
 
 def standing(evaluation: dict[str, Any], study: str, metric: str) -> dict[str, str]:
-    """Return a word for an SAE: ``best``, ``≈ best`` (cannot be told from it), ``≈ NAME`` where neither way is better.
+    """Return a word for an SAE: ``best``; ``≈ best`` for several of which none can be told to be the best; ``≈ NAME``
+    where neither way is better.
 
     Empty where SAEs were not compared by this metric.
     """
     rows = [row for row in differences(evaluation) if (row["study"], row["metric"]) == (study, metric)]
+    rows = [row for row in rows if row["verdict"] != NO_INTERVAL]
     pairs = {frozenset((row["a"], row["b"])) for row in rows if row["verdict"] == SAME}
     top = best(evaluation, study, metric)
     if top is not None:
         words = {name: "≈ best" for name in names(evaluation) if frozenset((name, top)) in pairs}
-        return words | {top: "best"} if rows else {}
+        return words | {top: "≈ best" if words else "best"} if rows else {}
     if all(row["low"] == row["high"] == 0 for row in rows):
         return {}  # a figure that has nothing to do with the SAE
     alike = {name: [o for o in names(evaluation) if frozenset((name, o)) in pairs] for name in names(evaluation)}

@@ -122,7 +122,7 @@ def histogram(lows: Sequence[float], highs: Sequence[float], counts: Sequence[fl
 
 def _row(mark: Mark, shapes: str, label: str, height: int, word: bool = False) -> str:
     found = mark.figure
-    said = f"{label}, {mark.name}: {short(found.value)} {found.interval}"
+    said = f"{', '.join(part for part in (label, mark.name) if part)}: {short(found.value)} {found.interval}"
     after = f" <span class=word>{text(mark.word)}</span>" if word and mark.word else ""
     return (
         f"<span class=name>{text(mark.name)}{after}</span>"

@@ -66,8 +66,8 @@ def evaluation_page(evaluation: dict[str, Any]) -> str:
 
 
 _SEVERAL = (
-    " <b>≈</b> and a hollow dot: indistinguishable, the interval of the difference holds 0. SAEs are compared window "
-    "by window, so a difference may be sure where intervals overlap."
+    " <b>≈</b> and a hollow dot: indistinguishable, the interval of the difference holds 0 (≈ best: none of these is "
+    "surely the best). SAEs are compared window by window, so a difference may be sure where intervals overlap."
 )
 
 

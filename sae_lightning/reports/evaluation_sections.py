@@ -6,6 +6,7 @@ from typing import Any
 from sae_lightning.reports import evaluation_data as data
 from sae_lightning.reports.evaluation_figures import Mark, bars, histogram, whiskers
 from sae_lightning.reports.page import cell, head, table, text
+from sae_lightning.studies.evaluation.compare import NO_INTERVAL, SAME
 from sae_lightning.studies.meaning import meaning
 
 ABOUT = {
@@ -70,7 +71,7 @@ def shown(key: str, found: dict[str, Any]) -> str:
     columns, rows = found["columns"], found["rows"]
     verdict = columns.index("verdict") if "verdict" in columns else None
     kept = rows[:MOST_ROWS]
-    marks = ["" if verdict is None or row[verdict] == data.SAME else " class=best" for row in kept]
+    marks = ["" if verdict is None or row[verdict] in (SAME, NO_INTERVAL) else " class=best" for row in kept]
     more = f" The first {MOST_ROWS} of {len(rows):,} rows; evaluation.json has all." if len(rows) > MOST_ROWS else ""
     title = f"<h3>{text(found.get('caption') or key)}</h3>" + (f"<p class=quiet>{more}</p>" if more else "")
     return title + _sortable(columns, [[cell(value) for value in row] for row in kept], marks)

@@ -11,7 +11,7 @@ import torch
 from experiments.interval_coverage.population import METRICS, POPULATION, Population, coverage
 from sae_lightning.core import derive_seed
 
-SAMPLE, RESAMPLES = 256, 200
+SAMPLE, RESAMPLES = 256, 500
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_several_saes_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     (fvu,) = [line for line in shown if line.startswith("│ fvu ")]
     assert fvu.index("0.231 [0.2264, 0.237] best") < fvu.index("0.2426 ") < fvu.index("0.2541 ")
     (cosine,) = [line for line in shown if line.startswith("│ cosine ")]
-    assert cosine.count("≈ best") == 2
+    assert cosine.count("≈ best") == 3
     (l0,) = [line for line in shown if line.startswith("│ l0 ")]
     assert "best" not in l0  # fewer is not better
     assert "sae 2, ablation: sampled 20 of 3,921 features" in shown

@@ -15,7 +15,7 @@ from sae_lightning.sae import SparseAutoencoder
 from sae_lightning.sae.standard import StandardSAE
 from sae_lightning.studies import Estimate, Result, Subject
 from sae_lightning.studies.evaluation import CompareStudy, ReconstructionStudy, SparsityStudy
-from sae_lightning.studies.evaluation.compare import SAME
+from sae_lightning.studies.evaluation.compare import NO_INTERVAL, SAME
 from sae_lightning.tokens import TokenStore, Windows
 from tests.conftest import planted
 
@@ -78,8 +78,8 @@ def test_a_small_difference_is_seen_where_the_two_intervals_overlap(rows: torch.
 def test_noise_is_called_noise(rows: torch.Tensor) -> None:
     """The same recipe with two seeds, on few windows: an unlucky seed may differ, most do not."""
     verdicts = []
-    for seed in range(8):
-        few = rows[seed * 640 : seed * 640 + 640]
+    for seed in range(4):
+        few = rows[seed * 1280 : seed * 1280 + 1280]
         _, differences = compared(
             a=Subject(sae(0.1, seed=2 * seed), rows=few), b=Subject(sae(0.1, seed=2 * seed + 1), rows=few)
         )
@@ -87,7 +87,7 @@ def test_noise_is_called_noise(rows: torch.Tensor) -> None:
         difference, low, high, verdict = differences["fvu", "a", "b"]
         assert (verdict == SAME) == (low <= 0 <= high)
         assert low <= difference <= high
-    assert verdicts == [SAME] * 8  # the encoders are the same
+    assert verdicts == [SAME] * 4  # the encoders are the same
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,12 @@ def test_every_pair_is_compared_and_values_that_are_not_there_are_left_out(rows:
     assert [row[2:4] for row in rows_of if row[1] == "mse"] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert [row[2:4] for row in rows_of if row[1] == "fvu"] == [("a", "c")]
     assert not [row for row in rows_of if row[1] == "x"]
+
+
+def test_too_few_windows_for_an_interval_give_no_verdict(rows: torch.Tensor) -> None:
+    few = rows[: 3 * 128]
+    _, differences = compared(a=Subject(sae(0.1), rows=few), b=Subject(sae(0.5), rows=few))
+    assert {row[1:] for row in differences.values()} == {(None, None, NO_INTERVAL)}
 
 
 def test_other_windows_are_refused(rows: torch.Tensor) -> None:
@@ -152,17 +158,45 @@ def test_under_different_masks_differences_are_unpaired_and_said_to_be(tmp_path:
     assert width["u"] > 1.2 * width["p"]
 
 
-def test_paired_intervals_cover() -> None:
-    """Differences of means of correlated heavy-tailed windows: 92 to 98 of 100 intervals hold the true difference."""
-    rng = np.random.default_rng(0)
-    n, resamples = 200, 400
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=500) / n
-    hits = 0
+def estimated(values: np.ndarray, weights: np.ndarray) -> Result:
+    """A study of one figure, the mean over windows."""
+    draws, value = weights @ values, float(values.mean())
+    found = interval(value, draws, len(values))
+    assert found is not None
+    return Result({"loss": Estimate(value, *found, len(values))}, draws={"loss": draws})
+
+
+@pytest.mark.parametrize("n", [10, 200])
+def test_paired_intervals_cover(rows: torch.Tensor, n: int) -> None:
+    """Differences of means of windows that are hard or easy for both: 92 to 98 of 100 hold the true difference.
+
+    Few windows too: the difference's interval is widened as those of the two figures are.
+    """
+    rng = np.random.default_rng(n)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=1000) / n
+    subjects = {name: Subject(sae(0.1), rows=rows) for name in "ab"}
+    resamples, hits, width = 400, 0, 0.0
     for _ in range(resamples):
         hard = rng.standard_t(5, n)
         a, b = hard + rng.normal(0.1, 0.3, n), hard + rng.normal(0, 0.3, n)
-        found = interval(a.mean() - b.mean(), weights @ a - weights @ b, n)
-        assert found is not None
-        hits += found[0] <= 0.1 <= found[1]
-        assert found[1] - found[0] < 0.15  # unpaired ones are wider than 0.35
+        results = {name: {"study": estimated(values, weights)} for name, values in (("a", a), ("b", b))}
+        (row,) = CompareStudy().run_all(subjects, results).tables["differences"].rows
+        _, low, high = row[6:9]
+        hits += low <= 0.1 <= high  # type: ignore[operator]
+        width += high - low  # type: ignore[operator]
     assert 0.92 <= hits / resamples <= 0.98
+    if n == 200:
+        assert width / resamples < 0.2  # unpaired ones are about 0.5 wide
+
+
+def test_a_constant_figure_does_not_widen_the_difference(rows: torch.Tensor) -> None:
+    """The l0 of a top-k SAE has no spread at all: the interval of the difference is the other's."""
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(100, np.full(100, 0.01), size=1000) / 100
+    moving = estimated(rng.normal(16, 2, 100), weights)
+    results = {"a": {"study": moving}, "b": {"study": estimated(np.full(100, 16.0), weights)}}
+    found = CompareStudy().run_all({name: Subject(sae(0.1), rows=rows) for name in "ab"}, results)
+    (difference,) = found.estimates.values()
+    alone = moving.estimates["loss"]
+    assert difference.low == pytest.approx(alone.low - 16, rel=0.02)  # type: ignore[operator]
+    assert difference.high == pytest.approx(alone.high - 16, rel=0.02)  # type: ignore[operator]

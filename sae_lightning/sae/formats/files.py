@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,9 @@ class Weights:
     def of_pickle(cls, file: Path) -> "Weights":
         """Read a state dict that torch saved, executing nothing that is in the file."""
         try:
-            value = torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of unusual pickles, which are read whole or refused below
+                value = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"{file}: holds more than tensors, or is torn; nothing in it was executed. Save ae.state_dict() alone "

@@ -14,6 +14,7 @@ from torch import Tensor
 from sae_lightning.core import Permutation, UserError, derive_seed
 from sae_lightning.lm.crossentropy import kl, loss, predicted
 from sae_lightning.metrics import bootstrap_weights, interval
+from sae_lightning.metrics.bootstrap import FEWEST
 from sae_lightning.studies.evaluation.precision import in_float32, rounding_notes
 from sae_lightning.studies.evaluation.removal import contribution, run_beside
 from sae_lightning.studies.passes import Pass, Text, read_unit
@@ -64,9 +65,9 @@ class AblationStudy(Study):
     def __init__(
         self,
         n_features: Annotated[int, Ge(1)] = 16,
-        windows_per_feature: Annotated[int, Ge(2)] = 8,
+        windows_per_feature: Annotated[int, Ge(FEWEST)] = FEWEST,
         min_firings: Annotated[int, Ge(1)] = 16,
-        min_windows: Annotated[int, Ge(2)] = 4,
+        min_windows: Annotated[int, Ge(FEWEST)] = FEWEST,
         tokens: Annotated[int, Ge(1)] | None = 8192,
         keep_error: bool = False,
         float32: bool = True,

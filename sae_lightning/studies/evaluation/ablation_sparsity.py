@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sae_lightning.core import UserError, torch_generator
 from sae_lightning.metrics import RunningMetric
+from sae_lightning.metrics.bootstrap import FEWEST
 from sae_lightning.metrics.effect import EffectSpread, effect_spread
 from sae_lightning.studies.evaluation.precision import in_float32, rounding_notes
 from sae_lightning.studies.evaluation.removal import contribution, run_beside
@@ -43,7 +44,7 @@ class AblationSparsityStudy(Study):
 
     def __init__(
         self,
-        windows: Annotated[int, Ge(2)] = 16,
+        windows: Annotated[int, Ge(FEWEST)] = 16,
         pairs: Annotated[int, Ge(1)] = 4,
         span: Annotated[int, Ge(1)] = 16,
         keep_error: bool = False,

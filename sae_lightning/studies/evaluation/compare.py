@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from sae_lightning.core import UserError, derive_seed
-from sae_lightning.metrics import interval
 from sae_lightning.studies.evaluation.sparsity import SparsityStudy
 from sae_lightning.studies.meaning import Better, better
 from sae_lightning.studies.study import Cell, ComparativeStudy, Estimate, Result, Table
@@ -17,6 +16,7 @@ from sae_lightning.studies.subject import Subject
 
 COLUMNS = ("study", "metric", "a", "b", "value_a", "value_b", "difference", "low", "high", "verdict")
 SAME = "indistinguishable"
+NO_INTERVAL = "no interval"
 
 # Intervals that are moved to the estimate alone are so in a difference.
 _RECENTRED = SparsityStudy.recentred
@@ -32,8 +32,9 @@ class CompareStudy(ComparativeStudy):
 
     verdict: ``indistinguishable`` where the interval holds 0; else ``NAME better``, by the direction that the metric
     has (``studies.meaning``), or ``NAME higher`` where neither way is better. ``l2_ratio`` and the like are better the
-    nearer to 1: ``NAME better`` where the difference of the distances is sure too. No correction for many comparisons:
-    of twenty figures that do not differ, one may seem to.
+    nearer to 1: ``NAME better`` where the difference of the distances is sure too. ``no interval`` where one of the two
+    figures has none (too few windows). No correction for many comparisons: of twenty figures that do not differ, one
+    may seem to.
 
     Raises UserError for SAEs measured on different windows.
     """
@@ -60,7 +61,7 @@ class CompareStudy(ComparativeStudy):
             if not paired:
                 unpaired.append(f"{a} and {b}")
             for study, metric, one, other in _shared(results[a], results[b]):
-                found = _difference(one, other, metric, len(subjects[a].numbers), paired)
+                found = _difference(one, other, metric, paired)
                 if found is None:
                     continue
                 estimate, nearer = found
@@ -103,29 +104,55 @@ def _shared(one: Mapping[str, Result], other: Mapping[str, Result]) -> Iterator[
                     yield study, metric, result, other[study]
 
 
-def _difference(one: Result, other: Result, metric: str, n: int, paired: bool) -> tuple[Estimate, int] | None:
+def _difference(one: Result, other: Result, metric: str, paired: bool) -> tuple[Estimate, int] | None:
     """Return a - b, and which is surely nearer to 1: -1 the first, 1 the second, 0 neither. None without draws."""
     a, b = one.estimates[metric], other.estimates[metric]
     draws_a, draws_b = one.draws.get(metric), other.draws.get(metric)
     if a.value is None or b.value is None or draws_a is None or draws_b is None or draws_a.shape != draws_b.shape:
         return None
+    if metric in _RECENTRED:
+        draws_a, draws_b = (
+            draws + (value - np.nanmedian(draws)) for draws, value in ((draws_a, a.value), (draws_b, b.value))
+        )
+    tails = [_tail(a, draws_a), _tail(b, draws_b)]
     if not paired:
         rng = np.random.default_rng(derive_seed(0, "studies", "compare", metric))
         draws_b = draws_b[rng.permutation(len(draws_b))]
 
     def limits(value: float, draws: NDArray[np.float64]) -> tuple[float, float] | tuple[None, None]:
-        return interval(value, draws, n, recentre=metric in _RECENTRED) or (None, None)
+        defined = draws[np.isfinite(draws)]
+        known = [tail for tail in tails if tail is not None]
+        if len(known) < 2 or len(defined) < 0.9 * len(draws):
+            return None, None
+        low, high = np.quantile(defined, [min(known), 1 - min(known)])
+        return min(float(low), value), max(float(high), value)
 
-    estimate = Estimate(a.value - b.value, *limits(a.value - b.value, draws_a - draws_b), min(a.tokens, b.tokens))
+    difference = a.value - b.value
+    estimate = Estimate(difference, *limits(difference, draws_a - draws_b), min(a.tokens, b.tokens))
     low, high = limits(abs(a.value - 1) - abs(b.value - 1), np.abs(draws_a - 1) - np.abs(draws_b - 1))
     return estimate, 0 if low is None or high is None else (low > 0) - (high < 0)
+
+
+def _tail(estimate: Estimate, draws: NDArray[np.float64]) -> float | None:
+    """Return the share of its own draws that an interval leaves out at either end; None where there is no interval.
+
+    The fewer units (windows, texts, features) the draws are of, the less ``metrics.interval`` leaves out. A study knows
+    its units; what it left out carries them over to differences.
+    """
+    if estimate.low is None or estimate.high is None:
+        return None
+    if np.isclose(np.nanmin(draws), np.nanmax(draws), rtol=1e-9, atol=0):
+        return 0.5  # all the same but for rounding
+    # Interpolated between two draws, so half of the last one outside is inside.
+    outside = min(float((draws < estimate.low).mean()), float((draws > estimate.high).mean()))
+    return max(0.0, outside - 0.5 / len(draws))
 
 
 def _verdict(a: str, b: str, difference: Estimate, way: Better | None, nearer: int) -> str:
     """Return what the difference a - b says."""
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None:
-        return "no interval"
+        return NO_INTERVAL
     if low <= 0 <= high:
         return SAME
     if way == "one" and nearer:

@@ -74,24 +74,33 @@ class OneFeature:
         value = self._objective(w, b)
         for _ in range(_STEPS):
             step_w, step_b, slope = self._newton(w, b)
-            if slope.max(initial=0.0) < _TOLERANCE:
+            going = slope > _TOLERANCE
+            if not going.any():
                 break
-            size = np.ones(self.n_columns)
-            for _ in range(30):
-                tried = self._objective(w + size * step_w, b + size * step_b)
-                worse = tried > value - 1e-4 * size * slope
-                if not worse.any():
-                    break
-                size = np.where(worse, size / 2, size)
-            better = ~worse & (tried < value)
+            size, tried = self._search(w, b, step_w, step_b, value, np.where(going, slope, 0.0))
+            better = going & (tried < value)
             w, b = np.where(better, w + size * step_w, w), np.where(better, b + size * step_b, b)
             if not better.any():
                 break
             value = np.where(better, tried, value)
         return Lines(w, b, value)
 
+    def _search(
+        self, w: Floats, b: Floats, step_w: Floats, step_b: Floats, value: Floats, slope: Floats
+    ) -> tuple[Floats, Floats]:
+        """Halve each feature's step until its objective has fallen enough; return sizes and objectives."""
+        size = np.ones(self.n_columns)
+        tried = self._objective(w + step_w, b + step_b)
+        for _ in range(30):
+            worse = (slope > 0) & (tried > value - 1e-4 * size * slope)
+            if not worse.any():
+                break
+            size = np.where(worse, size / 2, size)
+            tried = self._objective(w + size * step_w, b + size * step_b)
+        return size, tried
+
     def _sum(self, entries: Floats) -> Floats:
-        return np.bincount(self.column, weights=entries, minlength=self.n_columns)
+        return np.bincount(self.column, weights=entries, minlength=self.n_columns).astype(np.float64)
 
     def _objective(self, w: Floats, b: Floats) -> Floats:
         inside = self._sum(self.a * cross_entropy(w[self.column] * self.f + b[self.column], self.y))

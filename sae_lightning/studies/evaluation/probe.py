@@ -13,7 +13,7 @@ from sae_lightning.core import UserError
 from sae_lightning.metrics import bootstrap_weights, interval
 from sae_lightning.studies.evaluation.labelled_texts import LabelledTexts, choose_texts
 from sae_lightning.studies.evaluation.probing import ClassTask, Probes, Scores, balanced_mean, class_tasks
-from sae_lightning.studies.evaluation.text_vectors import read_texts
+from sae_lightning.studies.evaluation.text_vectors import Pool, read_texts
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.study import Cell, Estimate, Result, Study, Table
 from sae_lightning.studies.subject import Subject
@@ -70,7 +70,7 @@ class ProbeStudy(Study):
         text: str = "text",
         label: str = "label",
         k: Annotated[Sequence[PositiveInt], MinLen(1)] = (1, 2, 5),
-        pool: Literal["mean", "max"] = "mean",
+        pool: Pool = "mean",
         max_tokens: Annotated[int, Ge(2)] = 64,
         max_texts: Annotated[int, Ge(40)] = 900,
         min_per_class: Annotated[int, Ge(10)] = 40,
@@ -82,9 +82,12 @@ class ProbeStudy(Study):
         if path is None and not tasks:
             raise UserError("studies.probe.tasks=[]: name a task, or give texts with studies.probe.path")
         self.tasks, self.path, self.text, self.label = tuple(tasks), path, text, label
-        self.k, self.pool, self.max_tokens = tuple(k), pool, max_tokens
+        self.k, self.max_tokens = tuple(k), max_tokens
+        self.pool: Pool = pool
         self.max_texts, self.min_per_class, self.test_fraction = max_texts, min_per_class, test_fraction
         self.seed, self.draws, self.show_progress = seed, draws, show_progress
+        # A file that isn't there is said before anything is loaded.
+        self._own = self._own_texts(path) if path is not None else None
         self._chosen: dict[str, LabelledTexts] = {}
 
     def reason(self, subject: Subject) -> str | None:
@@ -111,11 +114,13 @@ class ProbeStudy(Study):
         return Result(estimates, tables, tuple(notes), draws)
 
     def _sources(self) -> dict[str, TextSource]:
-        if self.path is None:
-            return {task: labelled_task(task) for task in self.tasks}
+        if self._own is not None:
+            return {"own": self._own}
+        return {task: labelled_task(task) for task in self.tasks}
+
+    def _own_texts(self, path: str) -> LabelledFile:
         settings = ("studies.probe.text", "studies.probe.label")
-        source = LabelledFile(self.path, text=self.text, label=self.label, settings=settings)
-        return {"own": source}
+        return LabelledFile(path, text=self.text, label=self.label, settings=settings)
 
     def _choose(self, source: TextSource) -> LabelledTexts:
         return choose_texts(
@@ -176,7 +181,8 @@ class _Summary:
         return value, balanced_mean(values, y, self.weights)
 
     def _limits(self, value: float, draws: NDArray) -> tuple[float, float | None, float | None]:
-        return value, *(interval(value, draws, self.n) or (None, None))
+        low, high = interval(value, draws, self.n) or (None, None)
+        return value, low, high
 
     def _name(self, one: Scores, metric: str) -> str:
         k = f"/k{one.k}" if one.kind in ("sparse", "random") else ""
