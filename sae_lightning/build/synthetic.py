@@ -19,11 +19,15 @@ def data_from_synthetic(config: RunConfig, fitted: Fitted | None) -> Data:
     """Build what a run on synthetic data reads. With ``fitted`` (a resumed run) nothing is estimated anew."""
     model = build_planted(config.data)
     source = SyntheticSource(model, config.data.batch_size, config.stream_seed)
-    sample = None if fitted is not None else source.sample(config.normalise.sample_tokens)
+    if fitted is not None:
+        sample, stats = None, fitted.stats
+    else:
+        sample = source.sample(config.normalise.sample_tokens)
+        stats = describe(sample)
     return Data(
         source=source,
         sample=sample,
-        stats=describe(sample) if sample is not None else fitted.stats,  # pyright: ignore[reportOptionalMemberAccess]
+        stats=stats,
         mask=None,
         heldout_file=SyntheticRows(model),
         metadata={"sites": None, "lm": None, "mask": None, "data": {"synthetic": model.parameters()}},

@@ -81,7 +81,7 @@ class Solo:
     def moments(self, units: Sequence[list[int]]) -> dict[int, Moments]:
         out: dict[int, Moments] = {}
         for numbers in track(units, len(units), "mean of the activations", self.show_progress):
-            unit = self._read(numbers)
+            unit = self._keep(read_unit(self.subject, numbers))
             for number, (a, b) in zip(unit.numbers, zip(unit.offsets, unit.offsets[1:], strict=False), strict=True):
                 rows = unit.y[a:b].double()
                 moments = Moments.of(rows) if len(rows) else Moments.empty(rows.shape[1], rows.device)
@@ -94,7 +94,8 @@ class Solo:
         what = ", ".join(study.name for study in self.studies)
         with inference(self.subject.sae):
             for numbers in track(units, len(units), what, self.show_progress):
-                unit = replace(self._read(numbers), mean=None if mean is None else mean.to(self.subject.device))
+                unit = self._kept.pop(numbers[0], None) or read_unit(self.subject, numbers)
+                unit = replace(unit, mean=None if mean is None else mean.to(self.subject.device))
                 for study in self.studies:
                     wanted = sum(order[number] < study.n_windows(self.subject) for number in numbers)
                     if wanted:
@@ -103,16 +104,13 @@ class Solo:
                         out[study.name] |= dict(zip(part.numbers, metrics, strict=True))
         return out
 
-    def _read(self, numbers: list[int]) -> Pass:
-        if (unit := self._kept.pop(numbers[0], None)) is not None:
-            return unit
-        unit = read_unit(self.subject, numbers)
+    def _keep(self, unit: Pass) -> Pass:
         size = unit.x.numel() * 4 * (1 if unit.y is unit.x else 2)
         if unit.text is not None:
             size += unit.text.acts.numel() * unit.text.acts.element_size()
         if self._bytes + size < _KEPT_BYTES:
             self._bytes += size
-            self._kept[numbers[0]] = unit
+            self._kept[unit.numbers[0]] = unit
         return unit
 
 

@@ -83,4 +83,5 @@ class FiringModel:
         return ~self.forest.exclusive[features[parent]] | (lot == largest)
 
     def _magnitudes(self, rng: np.random.Generator, feature: NDArray) -> NDArray[np.float32]:
-        return self.mean[feature] + self.std[feature] * rng.standard_normal(len(feature), dtype=np.float32)
+        values = self.mean[feature] + self.std[feature] * rng.standard_normal(len(feature), dtype=np.float32)
+        return values.astype(np.float32, copy=False)

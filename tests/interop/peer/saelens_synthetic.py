@@ -1,7 +1,7 @@
 """Runs inside the peers' environment: ``saelens_synthetic.py IN.npz OUT.npz`` scores an SAE and draws synthetic data.
 
-IN: x, truth (dense), features, y_hat, decoder, directions, and ``settings`` (JSON) of a synthetic model. OUT: sae-lens's
-own scores, and the firing probabilities and rates of its own model with these settings.
+IN: x, truth (dense), features, y_hat, decoder, directions, and ``settings`` (JSON) of a synthetic model. OUT: the
+scores of sae-lens, and the firing probabilities and rates of its own model with these settings.
 """
 
 import json
