@@ -13,6 +13,7 @@ from sae_lightning import command, launch
 from sae_lightning.build import expand_grid
 from sae_lightning.config import validate
 from tests.conftest import ROOT, planted
+from tests.test_conf import ENTRIES
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
@@ -77,5 +78,5 @@ def test_command_lines_compose(line: str) -> None:
         ]
     launch.register()
     raw = command.plain(command.compose(entry, overrides))
-    if entry == "train":
-        validate(raw)
+    if entry in ENTRIES:
+        validate(raw, ENTRIES[entry])

@@ -18,7 +18,7 @@ D_SAE, K, TOKENS = 1024, 10, 5_000_000
 WIDTHS = {"": [32, 128, 512, 1024], "5": [32, 96, 224, 480, 1024]}
 PEER_RATES = (3e-4, 1e-3, 3e-3)
 
-# What brings architectures without k to like L0: one number each, found on 300,000 samples.
+# standard and gated have no k: their l1 is given on the command line (--settings), see README.md.
 OURS = {
     "batch_topk": [f"sae.k={K}"],
     "matryoshka": [f"sae.k={K}"],
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=PEER_RATES, help="learning rates of sae-lens's")
     parser.add_argument("--only", nargs="*", help="only entries whose name begins so")
     parser.add_argument("--peers-python", help="python of the environment with sae-lens")
+    parser.add_argument("--settings", nargs="*", default=[], help="further settings of ours, e.g. sae.l1=4")
     a = parser.parse_args()
     todo = entries(a)
     if not a.peers_python:
@@ -89,7 +90,7 @@ def main() -> None:
         print(f"{number} of {len(todo)}: {name}", file=sys.stderr, flush=True)
         function, *arguments = job
         if function is ours:
-            ours(arguments[0], arguments[1], folder)
+            ours(arguments[0], arguments[1], folder, a.settings)
         else:
             python, arch, lr, seed, widths = arguments
             peer(python, arch, lr, seed, folder, widths)

@@ -1,6 +1,6 @@
 """Score what ``run`` has trained, by one scorer, and print the tables of README.md.
 
-    python -m experiments.synthetic_benchmark.table --runs runs --figure experiments/synthetic_benchmark/f1_mcc.png
+    python -m experiments.synthetic_benchmark.table --runs runs --write
 
 Every SAE, ours and sae-lens's, is read from its own files by ``sae.formats`` (``make test-interop`` holds that to what
 its library computes) and asked by ``GroundTruthStudy`` and ``SparsityStudy`` about the same 262,144 held-out samples.
@@ -24,6 +24,7 @@ from sae_lightning.studies import Subject
 from sae_lightning.studies.evaluation import GroundTruthStudy, SparsityStudy
 
 BLOCKS = 256
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
 FIGURES = ("f1", "precision", "recall", "mcc", "mmcs", "uniqueness", "explained_variance", "l0", "dead", "shrinkage")
 COLUMNS = ("entry", "seeds", "f1", "mcc", "uniqueness", "explained_variance", "l0", "dead", "minutes")
 
@@ -80,16 +81,20 @@ def draw(scores: Sequence[Mapping[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--write", action="store_true", help="put the tables into README.md and draw f1_mcc.png")
     a = parser.parse_args()
     folders = sorted(f for f in a.runs.iterdir() if (f / "metrics.json").is_file() or (f / "facts.json").is_file())
     truth = model()
     scores = [score(folder, truth) for folder in folders]
-    print(table(summary(scores), COLUMNS))
-    print()
-    print(table(sorted(scores, key=lambda s: (s["entry"], s["seed"])), ("entry", "seed", *FIGURES)))
-    if a.figure:
-        draw(scores, a.figure)
+    every = sorted(scores, key=lambda one: (one["entry"], one["seed"]))
+    text = f"{table(summary(scores), COLUMNS)}\n\nEvery run:\n\n{table(every, ('entry', 'seed', *FIGURES))}"
+    print(text)
+    if a.write:
+        here = Path(__file__).parent
+        draw(scores, here / "f1_mcc.png")
+        readme = (here / "README.md").read_text(encoding="utf-8")
+        before, rest = readme.split(BEGIN)
+        (here / "README.md").write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
