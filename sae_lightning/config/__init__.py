@@ -1,0 +1,58 @@
+"""Config models: types, ranges and cross-field rules, each broken rule one line that names value, rule and remedy.
+
+Hydra composes the yaml files and refuses unknown keys; this room says what the values may be. Nodes with a ``_target_``
+(the SAE, a loss, a callback, a study) are checked against the type annotations of the constructor they name, so that a
+new architecture or loss brings its own rules and this room stays as it is.
+"""
+
+from sae_lightning.config.evaluate import EvaluateConfig
+from sae_lightning.config.files import (
+    OVERRIDES_FILE,
+    config_text,
+    load_config,
+    save_config,
+    validate,
+    with_absolute_paths,
+)
+from sae_lightning.config.run import RunConfig
+from sae_lightning.config.sections import (
+    Count,
+    CountOrZero,
+    DataConfig,
+    EvaluationConfig,
+    LMConfig,
+    Node,
+    NormaliseConfig,
+    OptimizerConfig,
+    PathsConfig,
+    SchedulerConfig,
+    Section,
+    SitesConfig,
+    TrainerConfig,
+)
+from sae_lightning.config.tokenize import TokenizeConfig
+
+__all__ = [
+    "OVERRIDES_FILE",
+    "Count",
+    "CountOrZero",
+    "DataConfig",
+    "EvaluateConfig",
+    "EvaluationConfig",
+    "LMConfig",
+    "Node",
+    "NormaliseConfig",
+    "OptimizerConfig",
+    "PathsConfig",
+    "RunConfig",
+    "SchedulerConfig",
+    "Section",
+    "SitesConfig",
+    "TokenizeConfig",
+    "TrainerConfig",
+    "config_text",
+    "load_config",
+    "save_config",
+    "validate",
+    "with_absolute_paths",
+]

@@ -1,0 +1,100 @@
+"""The config of a training run, and the rules across its groups."""
+
+from typing import Annotated
+
+from annotated_types import Ge, Le, MinLen
+from pydantic import BeforeValidator, Field, model_validator
+
+from sae_lightning.config.sections import (
+    Count,
+    DataConfig,
+    EvaluationConfig,
+    LMConfig,
+    Node,
+    NormaliseConfig,
+    OptimizerConfig,
+    PathsConfig,
+    SchedulerConfig,
+    Section,
+    SitesConfig,
+    TrainerConfig,
+)
+from sae_lightning.validation import whole
+
+
+class RunConfig(Section):
+    """One training run, after composition: what config.yaml in the run folder holds."""
+
+    name: Annotated[str, MinLen(1)] | None = None
+    tokens: Count
+    seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] = 0
+    bank: list[Node] | None = None
+    add_to: str | None = None
+    resume: str | None = None
+    trial: Node | None = None
+    progress: bool = True
+    sae: Node
+    init: Node = Field(default_factory=dict)
+    losses: dict[str, Node | None]
+    normalise: NormaliseConfig = NormaliseConfig()
+    lm: LMConfig | None = None
+    sites: SitesConfig = SitesConfig()
+    data: DataConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    callbacks: dict[str, Node | None] = Field(default_factory=dict)
+    logger: dict[str, Node | None] = Field(default_factory=dict)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    paths: PathsConfig = PathsConfig()
+
+    @model_validator(mode="after")
+    def _rules(self) -> "RunConfig":
+        d_sae, k = self.sae.get("d_sae"), self.sae.get("k")
+        if isinstance(d_sae, int) and isinstance(k, int) and k > d_sae:
+            raise ValueError(f"sae.k={k}: must be at most sae.d_sae={d_sae}; lower sae.k or raise sae.d_sae")
+        reads_text = self.data.kind in ("text", "tokens")
+        if self.data.kind == "activations" and self.lm is not None:
+            raise ValueError("data=activations: stored activations need no language model; add lm=none")
+        if self.data.kind == "synthetic" and self.lm is not None:
+            raise ValueError("data.kind=synthetic: made-up activations need no language model; leave lm= out")
+        if self.data.kind == "synthetic" and self.data.synthetic is None:
+            raise ValueError("data.synthetic: is needed; use data=synthetic or data=toy_superposition")
+        if reads_text and self.lm is None:
+            raise ValueError(
+                "lm=none: there is nothing to turn text into activations; use data=activations or choose lm="
+            )
+        if self.data.kind in ("tokens", "activations") and not self.data.path:
+            raise ValueError("data.path: is needed; set data.path=... to a file")
+        if self.trainer.devices != 1:
+            raise ValueError(
+                f"trainer.devices={self.trainer.devices}: a run is one process on one device; set trainer.devices=1"
+            )
+        if reads_text and self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
+            raise ValueError(
+                f"data.buffer_tokens={self.data.buffer_tokens}: the part that is handed out between refills, "
+                f"{int(self.data.buffer_tokens * (1 - self.data.mix))} rows, must hold at least one batch of "
+                f"data.batch_size={self.data.batch_size}; raise data.buffer_tokens or lower data.batch_size"
+            )
+        if self.tokens < self.data.batch_size:
+            raise ValueError(
+                f"tokens={self.tokens}: must be at least one batch of data.batch_size={self.data.batch_size}; "
+                "raise tokens or lower data.batch_size"
+            )
+        if self.scheduler.warmup + self.scheduler.decay > 1:
+            raise ValueError(
+                f"scheduler.warmup={self.scheduler.warmup} + scheduler.decay={self.scheduler.decay}: shares of "
+                "training, together at most 1; lower one of them"
+            )
+        return self
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed of the order of text and rows: ``data.seed``, or the run's."""
+        return self.seed if self.data.seed is None else self.data.seed
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps: whole batches within the token budget, fewer when trainer.max_steps says so."""
+        steps = self.tokens // self.data.batch_size
+        return min(steps, self.trainer.max_steps or steps)
