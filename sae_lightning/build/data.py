@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sae_lightning.activations import ActivationSource, ActivationStats, FileSource, Harvester, MaskPolicy, describe
-from sae_lightning.activations.synthetic import SyntheticRows
+from sae_lightning.activations.synthetic import SyntheticRows, SyntheticSource
 from sae_lightning.config import DataConfig, RunConfig
 from sae_lightning.core import UserError, write_json
 from sae_lightning.lm import FrozenLM
@@ -154,10 +154,21 @@ def _from_file(config: RunConfig, fitted: Fitted | None) -> Data:
     assert data.path is not None
     source, heldout = file_split(data, config.stream_seed)
     told = {"activations": Path(data.path).name, "identity": source.file.identity()}
+    return data_from_rows(source, heldout, told, config.normalise.sample_tokens, fitted)
+
+
+def data_from_rows(
+    source: FileSource | SyntheticSource,
+    heldout: FileSource | SyntheticRows,
+    told: dict[str, Any],
+    sample_tokens: int,
+    fitted: Fitted | None,
+) -> Data:
+    """Build what a run without a language model reads. told: what its export says of the data."""
     if fitted is not None:
         sample, stats = None, fitted.stats
     else:
-        sample = source.sample(config.normalise.sample_tokens)
+        sample = source.sample(sample_tokens)
         stats = describe(sample)
     return Data(
         source=source,

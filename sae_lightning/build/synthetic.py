@@ -1,9 +1,8 @@
 """From config to a run on synthetic data: the planted model, its training stream, its held-out rows."""
 
-from sae_lightning.activations import describe
 from sae_lightning.activations.synthetic import PlantedModel, SyntheticRows, SyntheticSource
 from sae_lightning.build.checks import check_kind
-from sae_lightning.build.data import Data, Fitted
+from sae_lightning.build.data import Data, Fitted, data_from_rows
 from sae_lightning.build.instantiate import make
 from sae_lightning.config import DataConfig, RunConfig
 
@@ -19,16 +18,5 @@ def data_from_synthetic(config: RunConfig, fitted: Fitted | None) -> Data:
     """Build what a run on synthetic data reads. With ``fitted`` (a resumed run) nothing is estimated anew."""
     model = build_planted(config.data)
     source = SyntheticSource(model, config.data.batch_size, config.stream_seed)
-    if fitted is not None:
-        sample, stats = None, fitted.stats
-    else:
-        sample = source.sample(config.normalise.sample_tokens)
-        stats = describe(sample)
-    return Data(
-        source=source,
-        sample=sample,
-        stats=stats,
-        mask=None,
-        heldout_file=SyntheticRows(model),
-        metadata={"sites": None, "lm": None, "mask": None, "data": {"synthetic": model.parameters()}},
-    )
+    told = {"synthetic": model.parameters()}
+    return data_from_rows(source, SyntheticRows(model), told, config.normalise.sample_tokens, fitted)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 UNIT_TOKENS = 4096
 #: What stands for a window where rows come without any: so many consecutive rows.
 BLOCK_ROWS = 128
+#: Why a study of next-token losses can't be asked.
+NEEDS_LM = "needs a language model and held-out windows; choose an lm, not lm=none"
 
 
 @dataclass(frozen=True)

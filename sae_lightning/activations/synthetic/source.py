@@ -1,21 +1,19 @@
 """A synthetic model as a source of batches, and its held-out rows."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_lightning.activations.source import StopRequested, check_same_stream
+from sae_lightning.activations.numbered import NumberedSource
 from sae_lightning.activations.synthetic.planted import BLOCK_ROWS, HELDOUT, PlantedModel
-from sae_lightning.core import ActivationBatch, UserError
 
 TRAIN = "train"
 _SAMPLE = "sample"
 
 
-class SyntheticSource:
+class SyntheticSource(NumberedSource):
     """Endless batches [batch_size, hidden_dim] of a synthetic model's training stream; no row comes twice.
 
     Row p of the stream is row ``p mod 1024`` of block ``p // 1024`` under ``seed``; the state is p, and token_index is
@@ -23,54 +21,17 @@ class SyntheticSource:
     """
 
     def __init__(self, model: PlantedModel, batch_size: int, seed: int = 0, device: str = "cpu") -> None:
-        if batch_size < 1:
-            raise UserError(f"data.batch_size={batch_size}: must be at least 1")
+        super().__init__(batch_size, seed, device)
         self.model = model
-        self.batch_size = batch_size
-        self.seed = seed
-        self.device = torch.device(device)
         self.d_in = self.d_out = model.hidden_dim
         self._rows = _Rows(model, TRAIN, seed)
-        self._position = 0
-        self._stop = False
 
-    def __iter__(self) -> Iterator[ActivationBatch]:
-        while True:
-            yield self.next()
-
-    def next(self) -> ActivationBatch:
-        """Return the next batch; raises StopRequested after ``request_stop``."""
-        if self._stop:
-            raise StopRequested
-        first, last = self._position, self._position + self.batch_size
-        x = self._rows.between(first, last).to(self.device)
-        self._position = last
-        return ActivationBatch(x=x, y=x, token_index=torch.arange(first, last, device=self.device))
+    def _between(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        return self._rows.between(first, last), torch.arange(first, last)
 
     def sample(self, n: int) -> Tensor:
         """Return ``n`` rows, float32, for normalisation and initialisation; seeded, and moves nothing."""
         return _Rows(self.model, _SAMPLE, self.seed).between(0, n).to(self.device)
-
-    def snapshot(self) -> int:
-        """Return the place in the stream."""
-        return self._position
-
-    def state_dict(self, snapshot: int | None = None) -> dict[str, Any]:
-        """Return the place (now, or an earlier ``snapshot``) as primitives."""
-        position = self._position if snapshot is None else snapshot
-        return {"position": position, "stream": self._description()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Carry on from ``state``. UserError when it is of another model, batch size or seed."""
-        check_same_stream(state.get("stream"), self._description())
-        self._position = int(state["position"])
-
-    def request_stop(self) -> None:
-        """Let the iterator raise StopRequested before the next batch. Safe in a signal handler."""
-        self._stop = True
-
-    def close(self) -> None:
-        """Nothing runs beside the caller here."""
 
     def _description(self) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from sae_lightning.metrics import DownstreamLoss, RunningMetric
 from sae_lightning.studies.passes import Pass
 from sae_lightning.studies.splice import Splice, text_chunks, windows_at_a_time
 from sae_lightning.studies.study import Result
-from sae_lightning.studies.subject import Subject
+from sae_lightning.studies.subject import NEEDS_LM, Subject
 from sae_lightning.studies.windows import WindowStudy
 
 
@@ -41,7 +41,7 @@ class DownstreamStudy(WindowStudy):
 
     def reason(self, subject: Subject) -> str | None:
         if not subject.has_lm:
-            return "needs a language model and held-out windows; choose an lm, not lm=none"
+            return NEEDS_LM
         return None
 
     def run(self, subject: Subject) -> Result:

@@ -1,0 +1,81 @@
+"""Sources whose whole state is a place in a numbered stream of rows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_lightning.activations.source import StopRequested, check_same_stream
+from sae_lightning.core import ActivationBatch, UserError
+
+
+class NumberedSource(ABC):
+    """Endless batches of rows 0, 1, 2, ... of a stream that gives any row by its number; the state is the next number.
+
+    Raises UserError for a batch size below 1, and for a saved state of another stream (``_description``).
+    """
+
+    d_in: int
+    d_out: int
+
+    def __init__(self, batch_size: int, seed: int, device: str = "cpu") -> None:
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size}: must be at least 1")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.device = torch.device(device)
+        self._position = 0
+        self._stop = False
+
+    @abstractmethod
+    def sample(self, n: int) -> Float[Tensor, "n d_in"]:
+        """Return up to ``n`` rows, float32, for normalisation and initialisation; seeded, and moves nothing."""
+
+    @abstractmethod
+    def _between(self, first: int, last: int) -> tuple[Float[Tensor, "n d_in"], Int[Tensor, "n"]]:
+        """Return rows ``first`` to ``last - 1`` of the stream, float32, and their token_index."""
+
+    @abstractmethod
+    def _description(self) -> dict[str, Any]:
+        """Return what tells the stream from others, in plain values."""
+
+    def __iter__(self) -> Iterator[ActivationBatch]:
+        while True:
+            yield self.next()
+
+    def next(self) -> ActivationBatch:
+        """Return the next batch; raises StopRequested after ``request_stop``."""
+        if self._stop:
+            raise StopRequested
+        last = self._position + self.batch_size
+        x, index = (value.to(self.device) for value in self._between(self._position, last))
+        self._position = last
+        return ActivationBatch(x=x, y=x, token_index=index)
+
+    def snapshot(self) -> int:
+        """Return the place in the stream."""
+        return self._position
+
+    def state_dict(self, snapshot: int | None = None) -> dict[str, Any]:
+        """Return the place (now, or an earlier ``snapshot``) as primitives."""
+        position = self._position if snapshot is None else snapshot
+        return {"position": position, "stream": self._description()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Carry on from ``state``. UserError when it is of another stream."""
+        check_same_stream(state.get("stream"), self._description())
+        self._position = int(state["position"])
+
+    def request_stop(self) -> None:
+        """Let the iterator raise StopRequested before the next batch. Safe in a signal handler."""
+        self._stop = True
+
+    def resume(self) -> None:
+        """Take back ``request_stop``."""
+        self._stop = False
+
+    def close(self) -> None:  # noqa: B027 - there is nothing to give back
+        """Nothing runs beside the caller here."""
