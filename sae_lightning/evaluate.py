@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from sae_lightning import command
 from sae_lightning.config import EvaluateConfig, validate
 from sae_lightning.core.errors import UserError
-from sae_lightning.core.files import write_json
+from sae_lightning.core.files import check_writable, write_json
 
 logger = logging.getLogger("sae_lightning.evaluate")
 
@@ -23,11 +23,12 @@ def evaluate(config: EvaluateConfig, out: Path, asked: frozenset[str] = frozense
     from sae_lightning.reports import describe_environment, show_evaluation, write_evaluation_html
 
     build.check_studies(config)
+    # Whether it can be written shows before anything is measured; and what was measured shows, whatever can be written.
+    check_writable(out)
     found = {**build.evaluate(config, asked), "environment": describe_environment()}
-    out.mkdir(parents=True, exist_ok=True)
+    show_evaluation(found)
     write_json(out / "evaluation.json", found)
     write_evaluation_html(out / "evaluation.html", found)
-    show_evaluation(found)
     for name in ("evaluation.json", "evaluation.html"):
         command.say(str(out / name))
     return found

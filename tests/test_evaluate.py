@@ -141,6 +141,10 @@ def test_another_language_model_is_refused_unless_wanted(command: Command, run_d
     refused(done, "was trained on tiny", "whose weights are others", "any_lm=true")
     done = command("evaluate", f"sae={run_dir}", "lm=tiny", "lm.dtype=bfloat16", "any_lm=true", "out=e", *FEW)
     assert done.returncode == 0, done.stderr
+    ((said,),) = (sae["mind"] for sae in read(tmp_path / "e")["saes"].values())
+    assert "other weights" in said
+    assert said in done.stderr
+    assert "other weights" in (tmp_path / "e" / "evaluation.html").read_text()
 
 
 BAD: dict[str, tuple[list[str], list[str]]] = {
@@ -164,6 +168,11 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     ),
     "too few draws": (["sae=RUN", "draws=3"], ["draws=3"]),
     "out is a file": (["sae=RUN", "out=CORPUS"], ["is a file"]),
+    "out cannot be made": (["sae=RUN", "out=CORPUS/x"], ["corpus.jsonl"]),
+    "no such device": (["sae=RUN", "device=foo"], ["device=foo", "auto"]),
+    "no GPU here": (["sae=RUN", "device=cuda:7"], ["device=cuda:7", "auto"]),
+    "another site to write": (["sae=RUN", "sites.write=[nonsense]"], ["nonsense"]),
+    "draws for days": (["sae=RUN", "draws=100000000000"], ["draws"]),
     "a torn file": (["sae=TORN"], ["sae.safetensors"]),
     "a changed setting": (["sae=CHANGED"], ["stored with this SAE"]),
 }
@@ -186,6 +195,67 @@ def test_bad_input_is_one_line(command: Command, run_dir: Path, tmp_path: Path, 
     for name, place in places.items():
         arguments = [argument.replace(name, str(place)) for argument in arguments]
     refused(command("evaluate", "tokens=512", *arguments), *words)
+
+
+def test_a_transcoder_is_not_scored_against_its_own_input(command: Command, tmp_path: Path) -> None:
+    sae = TopKSAE(16, 32, k=4)
+    with torch.no_grad():
+        sae.W_dec.fill_(0.1)
+    save_sae(tmp_path / "tc", sae, {"sites": {"read": ["blocks.1.hook_resid_pre"], "write": ["blocks.1.hook_mlp_out"]}})
+    np.save(tmp_path / "rows.npy", planted(500, d=16)[0])
+    done = command("evaluate", "sae=tc", "data=activations", "data.path=rows.npy")
+    refused(done, "has no targets", "blocks.1.hook_mlp_out")
+
+
+def test_saes_at_different_sites_stand_side_by_side_without_a_verdict(
+    command: Command, run_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run_dir / "export", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["metadata"]["sites"] = {"read": ["blocks.0.hook_resid_post"], "write": ["blocks.0.hook_resid_post"]}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    text = ["data=text", f"data.path={run_dir.parent / 'corpus.jsonl'}", "data.context_length=32"]
+    lm = ["lm=tiny", "lm.dtype=float32", "data.heldout_fraction=0.2"]
+    done = command("evaluate", f"sae=[{run_dir},other]", *text, *lm, "out=e", *FEW)
+    assert done.returncode == 0, done.stderr
+    assert "different sites" in done.stderr
+    assert set(read(tmp_path / "e")["comparisons"]) == {"consistency"}
+    assert "better" not in done.stdout
+    refused(
+        command("evaluate", f"sae=[{run_dir},other]", *text, *lm, "studies=[reconstruction,compare]", "tokens=512"),
+        "different sites",
+    )
+
+
+def test_few_windows_say_why_there_is_no_interval(command: Command, run_dir: Path, tmp_path: Path) -> None:
+    done = command("evaluate", f"sae={run_dir}", "tokens=96", "studies=[reconstruction]", "out=e")
+    assert done.returncode == 0, done.stderr
+    found = figures(tmp_path / "e")["reconstruction"]
+    assert found["estimates"]["fvu"]["low"] is None
+    assert found["notes"] == ["3 windows: intervals need at least 8; raise tokens"]
+    assert "raise tokens" in done.stdout
+
+
+def test_a_full_disk_loses_no_figure(command: Command, run_dir: Path, tmp_path: Path) -> None:
+    import resource
+    import subprocess
+    import sys
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "sae_lightning.evaluate", f"sae={run_dir}", "out=e", *FEW, "device=cpu"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=small_files,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "disk is full" in done.stderr
+    assert "fvu" in done.stdout
+    assert not list((tmp_path / "e").iterdir())
 
 
 def test_an_sae_that_says_nothing_of_its_origin(command: Command, tmp_path: Path) -> None:

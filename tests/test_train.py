@@ -43,9 +43,10 @@ def test_run_folder_holds_what_the_readme_lists(command, tiny_run, tmp_path: Pat
         "activations",
     }
     assert set(metrics) == expected
+    assert metrics["intervals"]["delta_ce"] is not None
     assert set(metrics["heldout"]) == set(metrics["intervals"]) == set(metrics["measured_on"]) == HELDOUT
     for name, interval in metrics["intervals"].items():
-        if name != "dead":  # counted by training, over tokens that are no windows
+        if interval is not None:  # 512 rows are too few blocks, and training counts the dead over no windows
             assert interval[0] <= metrics["heldout"][name] <= interval[1], name
     assert all(isinstance(v, float) for v in metrics["heldout"].values())
     assert metrics["tokens"] == 5120

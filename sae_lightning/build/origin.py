@@ -63,6 +63,8 @@ def origin_of(config: EvaluateConfig, path: str, sae: SparseAutoencoder) -> Orig
     sites = said.get("sites") or {}
     if config.sites.read:
         sites = {"read": config.sites.read, "write": config.sites.write or config.sites.read}
+    elif config.sites.write:
+        sites = {**sites, "write": config.sites.write}
     read, write = (tuple(sites.get(key) or ()) for key in ("read", "write"))
     if not read:
         raise UserError(f"sae={path}: does not say at which site it reads; give sites.read=[blocks.9.hook_resid_post]")

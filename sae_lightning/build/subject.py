@@ -36,7 +36,11 @@ def build_subject(config: EvaluateConfig, path: str, device: str | None = None) 
     device = pick_device(device or config.device)
     sae = formats.read(path).to(torch.device(device))
     origin = origin_of(config, path, sae)
-    facts = {"path": Path(path).name, "sae": describe_sae(sae), "source": sae.metadata.get("source")}
+    facts = {
+        "path": Path(path).expanduser().resolve().name,
+        "sae": describe_sae(sae),
+        "source": sae.metadata.get("source"),
+    }
     if origin.data.kind == "activations":
         subject, more = _from_file(config, sae, origin)
     elif origin.data.kind == "synthetic":
@@ -61,6 +65,7 @@ def describe_sae(sae: SparseAutoencoder) -> dict[str, Any]:
 def _from_file(config: EvaluateConfig, sae: SparseAutoencoder, origin: Origin) -> tuple[Subject, dict[str, Any]]:
     from sae_lightning.build.data import file_split
 
+    _check_no_targets(sae, "a file of activations")
     data = origin.data
     assert data.path is not None
     said = sae.metadata.get("data") or {}
@@ -79,6 +84,7 @@ def _synthetic(config: EvaluateConfig, sae: SparseAutoencoder, origin: Origin) -
     from sae_lightning.activations.synthetic import planted_model
     from sae_lightning.build.synthetic import build_planted
 
+    _check_no_targets(sae, "synthetic data")
     said = origin.data.synthetic or {}
     # An export carries the model's parameters; a run's config, the class that takes them.
     model = build_planted(origin.data) if "_target_" in said else planted_model(said)
@@ -133,11 +139,15 @@ def _from_text(
         "identity": sample.identity(),
         "trained_on": "the training split of this text" if origin.own_data and sae.metadata.get("data") else None,
     }
+    mind = _differences(sae, identity, origin)
+    for line in mind:
+        logger.warning("%s", line)
     facts = {
         "lm": {**identity, "dtype": origin.lm.dtype},
         "sites": {"read": list(origin.read), "write": list(origin.write)},
         "mask": {**mask.to_dict(), "from": mask_from},
         "data": told,
+        "mind": mind,
     }
     harvester = Harvester(lm, sites, sample, mask, data.micro_batch)
     return Subject(sae, lm=lm, harvester=harvester, windows=numbers), facts
@@ -158,9 +168,34 @@ def check_lm(trained: dict[str, Any] | None, here: dict[str, str | None], path: 
         raise UserError(f"lm={here['name']}: sae={path} was trained on {trained['name']}; {remedy}")
 
 
+def _differences(sae: SparseAutoencoder, here: dict[str, str | None], origin: Origin) -> list[str]:
+    """Return in words where an SAE is not measured as it was trained."""
+    found = []
+    lm, sites = sae.metadata.get("lm") or {}, sae.metadata.get("sites") or {}
+    if lm.get("sha256") and lm["sha256"] != here["sha256"]:
+        found.append(
+            f"trained on {lm.get('name')} (other weights, SHA-256 {str(lm['sha256'])[:12]}) than {here['name']}"
+        )
+    elif lm.get("name") and _short(str(lm["name"])) != _short(str(here["name"])):
+        found.append(f"trained on {lm['name']}, measured on {here['name']}")
+    for key, used in (("read", origin.read), ("write", origin.write)):
+        if sites.get(key) and list(sites[key]) != list(used or ()):
+            found.append(f"trained to {key} {', '.join(sites[key])}, measured at {', '.join(used or ())}")
+    return found
+
+
 def _short(name: str) -> str:
     """Return a model's name without its owner and spelling: gpt2-small, openai-community/gpt2 and gpt2 are one."""
     return name.rsplit("/", 1)[-1].lower().replace("_", "-").removesuffix("-small")
+
+
+def _check_no_targets(sae: SparseAutoencoder, what: str) -> None:
+    sites = sae.metadata.get("sites") or {}
+    if sites.get("read") != sites.get("write"):
+        raise UserError(
+            f"{what}: has no targets, and this SAE writes {', '.join(sites['write'])} from {', '.join(sites['read'])}; "
+            "evaluate it on text (lm=... data=...)"
+        )
 
 
 def _check_width(sae: SparseAutoencoder, d_in: int, d_out: int, where: str) -> None:

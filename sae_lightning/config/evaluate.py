@@ -30,7 +30,7 @@ class EvaluateConfig(Section):
     tokens: Count = 32768
     any_lm: bool = False
     seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] = 0
-    draws: Annotated[int, BeforeValidator(whole), Ge(100)] = 1000
+    draws: Annotated[int, BeforeValidator(whole), Ge(100), Le(100_000)] = 1000
     processes: Annotated[int, BeforeValidator(whole), Ge(1), Le(256)] = 1
     device: str = "auto"
     progress: bool = True

@@ -5,7 +5,7 @@ Each has ``update``, ``compute``, ``merge`` and ``state``, so parts seen by diff
 """
 
 from sae_lightning.metrics.alignment import Alignment
-from sae_lightning.metrics.bootstrap import bootstrap_weights, interval
+from sae_lightning.metrics.bootstrap import FEWEST, POOLED, bootstrap_weights, interval, linearised
 from sae_lightning.metrics.density import Density
 from sae_lightning.metrics.downstream import DownstreamLoss
 from sae_lightning.metrics.explained import PerTokenEV, ResidualVarianceEV
@@ -16,7 +16,9 @@ from sae_lightning.metrics.running import RunningMetric, SumMetric, ratio, weigh
 from sae_lightning.metrics.sparsity import Sparsity
 
 __all__ = [
+    "FEWEST",
     "FVU",
+    "POOLED",
     "Alignment",
     "Density",
     "DownstreamLoss",
@@ -30,6 +32,7 @@ __all__ = [
     "SumMetric",
     "bootstrap_weights",
     "interval",
+    "linearised",
     "match",
     "ratio",
     "weighted",

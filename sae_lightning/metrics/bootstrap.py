@@ -1,5 +1,7 @@
 """Intervals by resampling windows: tokens of one window resemble each other, windows are drawn independently."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -7,8 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sae_lightning.core.seeds import derive_seed
+from sae_lightning.metrics.running import RunningMetric
 
 LEVEL = 0.95
+_GROUPS = 1024
+# Numbers in one chunk of pooled states: 256 MB in float64.
+POOLED = 1 << 25
 #: Of fewer windows no interval is given: five of one sign, which chance does once in sixteen times, would exclude 0.
 FEWEST = 8
 
@@ -36,20 +42,41 @@ def tails(n: int, p: int = 1, level: float = LEVEL) -> float:
     return float(ndtr(-np.sqrt(n / (n - p)) * t))
 
 
+def linearised(
+    metric: RunningMetric, states: Mapping[str, Tensor], weights: Float[Tensor, "B W"]
+) -> dict[str, Float[Tensor, "B"]]:
+    """Return draws made linear at the estimate: ``theta + sum_w (weights[b, w] - 1) (theta - theta_without_w)``.
+
+    For shares of features that what a resample leaves out changes most, as those that never fire: a resample sees
+    fewer different windows than there are, so its own figures lie all on one side of the estimate. These have the
+    spread of the jackknife, which is never too small (Efron and Stein 1981), and stay within 0 and 1. Of more than 1024
+    windows, neighbours are left out together.
+    """
+    n = weights.shape[1]
+    group = torch.arange(n) * min(n, _GROUPS) // n
+    members = torch.nn.functional.one_hot(group).to(weights)  # [W, G]
+    whole = metric.values(metric.pool(states, weights.new_ones(1, n)))
+    size = max(1, sum(value[0].numel() for value in states.values()))
+    without = [metric.values(metric.pool(states, 1 - part.T)) for part in members.split(max(1, POOLED // size), dim=1)]
+    moved = (weights - 1) @ (members / members.sum(0).sqrt())  # of variance 1, for groups as for single windows
+    factor = (members.shape[1] - 1) / members.shape[1]
+    out = {}
+    for name, value in whole.items():
+        change = value - torch.cat([part[name] for part in without])
+        out[name] = (value + factor * moved @ change).clamp(0.0, 1.0)
+    return out
+
+
 def interval(
-    estimate: float, draws: NDArray[np.float64], n: int, *, recentre: bool = False, level: float = LEVEL
+    estimate: float, draws: NDArray[np.float64], n: int, *, level: float = LEVEL
 ) -> tuple[float, float] | None:
     """Return (low, high): the expanded percentile interval (see ``tails``) of bootstrap draws over n windows.
 
-    recentre: move the draws so that their median is the estimate. For what a resample sees less of than the sample
-        did, as the share of features that never fire: its draws lie all on one side of the estimate.
     None where there is none to give: fewer than ``FEWEST`` windows, or an undefined value in more than one draw of ten.
     """
     defined = draws[np.isfinite(draws)]
     if n < FEWEST or not np.isfinite(estimate) or len(defined) < 0.9 * len(draws) or not len(defined):
         return None
-    if recentre:
-        defined = defined + (estimate - np.median(defined))
     tail = tails(n, level=level)
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(min(low, estimate)), float(max(high, estimate))

@@ -96,6 +96,7 @@ def _described(evaluation: dict[str, Any], name: str) -> dict[str, str]:
         "mask": _mask(one.get("mask")),
         "data": "none" if not one.get("data") else _plain(one["data"]),
         "tokens measured": f"{data.tokens(evaluation, name):,}",
+        **({"mind": "; ".join(one["mind"])} if one.get("mind") else {}),
         "from": one["path"] + (f" ({_plain(one['source'])})" if one.get("source") else ""),
     }
     return {key: str(value) for key, value in facts.items()}

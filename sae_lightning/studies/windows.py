@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_lightning.metrics import Moments, RunningMetric, bootstrap_weights, interval
+from sae_lightning.metrics import FEWEST, POOLED, Moments, RunningMetric, bootstrap_weights, interval, linearised
 from sae_lightning.studies.passes import Pass, Window, read_unit
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.study import Estimate, Result, Study, Table, defined
@@ -19,8 +19,6 @@ from sae_lightning.studies.subject import Subject, inference
 __all__ = ["Crew", "Measured", "Pass", "Solo", "Window", "WindowStudy", "measure_all"]
 
 DRAWS = 1000
-# Numbers in one chunk of pooled states: 256 MB in float64.
-_POOLED = 1 << 25
 # Units that are kept to be read again in the second round: so many bytes of rows.
 _KEPT_BYTES = 1 << 30
 
@@ -34,11 +32,11 @@ class WindowStudy(Study):
     Figures are those of all windows' metrics merged in the order of their numbers, so they depend neither on the order
     in which windows were read nor on who read them. Intervals: a bootstrap over windows (``metrics.bootstrap``).
 
-    recentred: values whose interval is moved to the estimate (see ``metrics.interval``).
+    linear: shares whose draws are made linear at the estimate (see ``metrics.linearised``).
     needs_mean: whether ``unit.mean`` is read, which costs one more pass of the data (kept in memory where it fits).
     """
 
-    recentred: ClassVar[frozenset[str]] = frozenset()
+    linear: ClassVar[frozenset[str]] = frozenset()
     needs_mean: bool = False
     show_progress: bool = True
 
@@ -164,15 +162,15 @@ def _result(
             total.merge(_moved(parts[number]))
         totals.append(total)
         tokens = int(total.state()["n"])
-        drawn = _draws(total, states, weights)
+        drawn = _draws(total, states, weights, study.linear)
         for name, value in defined(total.compute()).items():
-            limits = (
-                None if value is None else interval(value, drawn[name], len(ordered), recentre=name in study.recentred)
-            )
+            limits = None if value is None else interval(value, drawn[name], len(ordered))
             low, high = limits or (None, None)
             estimates[name] = Estimate(value, low, high, tokens)
             found[name] = drawn[name]
-    return Result(estimates, study.tables(subject, tuple(totals)), draws=found)
+    few = f"{len(ordered)} windows: intervals need at least {FEWEST}; raise tokens"
+    notes = (few,) if draws and len(ordered) < FEWEST else ()
+    return Result(estimates, study.tables(subject, tuple(totals)), notes, found)
 
 
 def _moved(metric: RunningMetric) -> RunningMetric:
@@ -180,7 +178,12 @@ def _moved(metric: RunningMetric) -> RunningMetric:
     return metric
 
 
-def _draws(metric: RunningMetric, states: Mapping[str, Tensor], weights: Tensor) -> dict[str, NDArray[np.float64]]:
+def _draws(
+    metric: RunningMetric, states: Mapping[str, Tensor], weights: Tensor, linear: frozenset[str]
+) -> dict[str, NDArray[np.float64]]:
     size = sum(value[0].numel() for value in states.values())
-    parts = [metric.values(metric.pool(states, part)) for part in weights.split(max(1, _POOLED // max(1, size)))]
-    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+    parts = [metric.values(metric.pool(states, part)) for part in weights.split(max(1, POOLED // max(1, size)))]
+    drawn = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if len(weights) and not linear.isdisjoint(drawn):
+        drawn |= {name: value for name, value in linearised(metric, states, weights).items() if name in linear}
+    return {name: value.numpy() for name, value in drawn.items()}

@@ -30,8 +30,8 @@ def labelled_task(name: str) -> TextSource:
 class LabelledFile(TextFileSource):
     """A csv, jsonl or parquet file, a folder or a pattern of them, with a column of text and one of labels.
 
-    Labels may be text, numbers or booleans and are read as text. UserErrors as ``TextFileSource``, and for txt files,
-    which have no columns.
+    Labels may be text, numbers or booleans and are read as text. settings: what a message calls the settings behind
+    ``path``, ``text`` and ``label``. UserErrors as ``TextFileSource``, and for txt files, which have no columns.
     """
 
     def __init__(
@@ -40,10 +40,9 @@ class LabelledFile(TextFileSource):
         *,
         text: str = "text",
         label: str = "label",
-        encoding: str = "utf-8",
-        settings: tuple[str, str] = ("text", "label"),
+        settings: tuple[str, str, str] = ("path", "text", "label"),
     ) -> None:
-        super().__init__(path, field=text, encoding=encoding)
+        super().__init__(path, field=text, setting=settings[0])
         self.label = label
         self.settings = settings
         for file in self.files:
@@ -54,4 +53,4 @@ class LabelledFile(TextFileSource):
         return f"{super().identity()}-label-{self.label}"
 
     def _options(self, file: Path) -> ReadOptions:
-        return replace(super()._options(file), label=self.label, settings=self.settings)
+        return replace(super()._options(file), label=self.label, settings=self.settings[1:], encoding_setting=None)

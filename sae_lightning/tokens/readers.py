@@ -20,7 +20,8 @@ class ReadOptions:
     """field: key or column of the text. encoding: of all but parquet. unit: what a document of a txt file is.
 
     label: key or column of a label, which becomes the document's ``meta["label"]``; None: there is none.
-    settings: what a message calls the settings behind ``field`` and ``label``.
+    settings: what a message calls the settings behind ``field`` and ``label``. encoding_setting: likewise; None: there
+        is no such setting.
     """
 
     field: str
@@ -28,6 +29,7 @@ class ReadOptions:
     unit: Unit
     label: str | None = None
     settings: tuple[str, str] = ("data.field", "label")
+    encoding_setting: str | None = "data.encoding"
 
     def check(self, where: str, there: Sequence[str]) -> None:
         """Raise UserError unless the fields asked for are among ``there``."""
@@ -43,7 +45,7 @@ class ReadOptions:
 
 def read_txt(path: Path, options: ReadOptions) -> Iterator[Document]:
     """Yield the whole file, its blocks between blank lines, or its lines; blank ones are no documents."""
-    with decoding(path, options.encoding), open(path, encoding=options.encoding) as file:
+    with decoding(path, options), open(path, encoding=options.encoding) as file:
         if options.unit == "file":
             yield Document(file.read(), {"file": path.name})
         elif options.unit == "line":
@@ -70,7 +72,7 @@ def _paragraphs(path: Path, lines: Iterable[str]) -> Iterator[Document]:
 
 def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Document]:
     """Yield ``field`` of the object on each line; blank lines are skipped, null is an empty document."""
-    with decoding(path, options.encoding), open(path, encoding=options.encoding) as file:
+    with decoding(path, options), open(path, encoding=options.encoding) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -88,7 +90,7 @@ def read_jsonl(path: Path, options: ReadOptions) -> Iterator[Document]:
 def read_csv(path: Path, options: ReadOptions) -> Iterator[Document]:
     """Yield the column ``field``; the first row names the columns."""
     csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is shorter than some articles
-    with decoding(path, options.encoding), open(path, encoding=options.encoding, newline="") as file:
+    with decoding(path, options), open(path, encoding=options.encoding, newline="") as file:
         reader = csv.DictReader(file)
         try:
             options.check(str(path), reader.fieldnames or [])
@@ -145,15 +147,15 @@ def missing_field(where: str, field: str, there: Sequence[str], setting: str = "
 
 
 @contextmanager
-def decoding(path: Path, encoding: str) -> Iterator[None]:
+def decoding(path: Path, options: ReadOptions) -> Iterator[None]:
     """Name the file in what opening and decoding it may raise."""
+    encoding, setting = options.encoding, options.encoding_setting
     try:
         yield
     except UnicodeError as error:
-        raise UserError(
-            f"{path}: is not {encoding} text ({error}); set data.encoding (latin-1, utf-16, ...) or convert it"
-        ) from error
+        remedy = "convert it" if setting is None else f"set {setting} (latin-1, utf-16, ...) or convert it"
+        raise UserError(f"{path}: is not {encoding} text ({error}); {remedy}") from error
     except LookupError as error:
-        raise UserError(f"data.encoding={encoding!r}: {error}; utf-8, latin-1 and utf-16 are known") from error
+        raise UserError(f"{setting or 'encoding'}={encoding!r}: {error}; utf-8, latin-1 and utf-16 are known") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error

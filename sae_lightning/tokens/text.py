@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,7 @@ class TextFileSource(TextSource):
         the line where its first 64 KiB have no blank line. A book must not be one document: held-out text is chosen by
         document.
     encoding: of txt, jsonl and csv; a byte order mark is understood.
+    setting: what a message calls the setting behind ``path``.
 
     Raises UserError naming the file: nothing there, no known suffix, empty, unreadable, wrong encoding, a line that
     does not parse, ``field`` missing (names the fields there are) or not text.
@@ -42,6 +44,7 @@ class TextFileSource(TextSource):
         field: str = "text",
         txt_unit: Literal["auto", "file", "paragraph", "line"] = "auto",
         encoding: str = "utf-8",
+        setting: str = "data.path",
     ) -> None:
         if txt_unit not in ("auto", "file", "paragraph", "line"):
             raise UserError(f"txt_unit={txt_unit!r}: choose auto, file, paragraph or line")
@@ -50,7 +53,7 @@ class TextFileSource(TextSource):
         self.txt_unit: Literal["auto", "file", "paragraph", "line"] = txt_unit
         # utf-8-sig reads files with and without a byte order mark.
         self.encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
-        self.files = _not_empty(path, _find(path))
+        self.files = _not_empty(path, _find(path, setting))
         self._n_txt = sum(READERS[file.suffix.lower()] is read_txt for file in self.files)
 
     def __str__(self) -> str:
@@ -69,20 +72,20 @@ class TextFileSource(TextSource):
         return f"text-{hashlib.sha256(repr(parts).encode()).hexdigest()}"
 
     def _options(self, file: Path) -> ReadOptions:
-        unit: Unit = "file"
-        if READERS[file.suffix.lower()] is read_txt:
-            unit = self._auto_unit(file) if self.txt_unit == "auto" else self.txt_unit
-        return ReadOptions(self.field, self.encoding, unit)
+        options = ReadOptions(self.field, self.encoding, "file")
+        if READERS[file.suffix.lower()] is not read_txt:
+            return options
+        return replace(options, unit=self._auto_unit(file, options) if self.txt_unit == "auto" else self.txt_unit)
 
-    def _auto_unit(self, file: Path) -> Unit:
+    def _auto_unit(self, file: Path, options: ReadOptions) -> Unit:
         if self._n_txt >= _MANY_FILES and file.stat().st_size < _SMALL_BYTES:
             return "file"
-        with decoding(file, self.encoding), open(file, encoding=self.encoding, errors="replace") as text:
+        with decoding(file, options), open(file, encoding=self.encoding, errors="replace") as text:
             lines = text.read(_PEEK_BYTES).strip("\n").split("\n")
         return "paragraph" if any(not line.strip() for line in lines) else "line"
 
 
-def _find(path: str) -> list[Path]:
+def _find(path: str, setting: str) -> list[Path]:
     """Return the files that ``path`` means, sorted."""
     known = ", ".join(READERS)
     place = Path(path).expanduser()
@@ -97,7 +100,7 @@ def _find(path: str) -> list[Path]:
     else:
         found = [Path(name) for name in glob.glob(str(place), recursive=True)]  # noqa: PTH207 (absolute patterns)
         if not found:
-            raise UserError(f"{path}: there is no such file or folder; data.path must name text ({known})")
+            raise UserError(f"{path}: there is no such file or folder; {setting} must name text ({known})")
     files = sorted(file for file in found if file.is_file())
     readable = [file for file in files if file.suffix.lower() in READERS]
     if not readable:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sae_lightning.activations.synthetic.bernoulli import independent
 from sae_lightning.activations.synthetic.settings import Correlation
-from sae_lightning.core import torch_generator
+from sae_lightning.core import UserError, torch_generator
 
 _LARGEST_FACTOR = 0.99
 # Cells whose common part is this many of its standard deviations high are looked at one by one.
@@ -19,14 +19,21 @@ class Copula:
     """The latent Gaussian of ``Correlation``: ``fires = common + spread * u > threshold``, u standard normal.
 
     factor [n, rank], ``common = factor e`` with e drawn once a row; spread, threshold [n]. Given e, the cells of a row
-    are independent and feature i fires with probability ``q = Phi((common - threshold) / spread)``.
+    are independent and feature i fires with probability ``q = Phi((common - threshold) / spread)``. Raises UserError
+    where the scale makes A overflow.
     """
 
     def __init__(self, p: NDArray[np.float64], how: Correlation, seed: int) -> None:
         seed = seed if how.seed is None else how.seed
         generator = torch_generator(seed, "synthetic", "correlation")
-        factor = how.correlation_scale * torch.randn(len(p), how.rank, generator=generator).numpy()
-        squared = np.square(factor).sum(1)
+        factor = (how.correlation_scale * torch.randn(len(p), how.rank, generator=generator)).numpy()
+        with np.errstate(over="ignore"):
+            squared = np.square(factor).sum(1)
+        if not np.isfinite(squared).all():
+            raise UserError(
+                f"correlation.correlation_scale={how.correlation_scale:g}: gives factors too long for float32, and so "
+                "no correlation matrix; lower it (from about 1 on, features are as correlated as they get)"
+            )
         factor *= np.sqrt(np.minimum(1.0, _LARGEST_FACTOR / np.maximum(squared, 1e-30)))[:, None].astype(np.float32)
         self.factor = factor
         squared = np.square(factor.astype(np.float64)).sum(1)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lightning.activations.synthetic.settings import Orthogonalization
-from sae_lightning.core import torch_generator
+from sae_lightning.core import UserError, torch_generator
 from sae_lightning.core.progress import progress
 
 
@@ -31,7 +31,10 @@ def draw_directions(n: int, d: int, seed: int, how: Orthogonalization | None) ->
 
 
 def orthogonalised(start: Float[Tensor, "n d"], how: Orthogonalization) -> Float[Tensor, "n d"]:
-    """Return the directions after ``how.num_steps`` of Adam on the loss that ``Orthogonalization`` names."""
+    """Return the directions after ``how.num_steps`` of Adam on the loss that ``Orthogonalization`` names.
+
+    Raises UserError where a learning rate leads to directions that are not finite.
+    """
     e = start.clone()
     optimizer = torch.optim.Adam([e], lr=how.lr)
     with one_thread(), progress("driving directions apart", how.num_steps) as advance:
@@ -41,7 +44,13 @@ def orthogonalised(start: Float[Tensor, "n d"], how: Orthogonalization) -> Float
             e.grad = 4 * (e @ (e.T @ e) - squared * e + len(e) * (squared - 1) * e)
             optimizer.step()
             advance(1)
-    return _unit(e)
+    e = _unit(e)
+    if not e.isfinite().all():
+        raise UserError(
+            f"orthogonalization.lr={how.lr:g}: {how.num_steps} steps of it lead to directions that are not finite; "
+            "lower it (0.01 does well)"
+        )
+    return e
 
 
 def draw_bias(d: int, seed: int, bias: bool | float) -> Float[Tensor, "d"]:

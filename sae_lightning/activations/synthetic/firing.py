@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_lightning.activations.synthetic.bernoulli import independent
+from sae_lightning.activations.synthetic.bernoulli import bernoulli, independent
 from sae_lightning.activations.synthetic.copula import Copula, Latent
 from sae_lightning.activations.synthetic.forest import Forest
 
@@ -65,7 +65,7 @@ class FiringModel:
         if latent is not None:
             fires = latent.fires_at(rng, row, child)
         else:
-            fires = rng.random(len(child), dtype=np.float32) < self.p[child]
+            fires = bernoulli(rng, self.p[child])
         parent, child, row = parent[fires], child[fires], row[fires]
         value = self._magnitudes(rng, child)
         if self.scale_children:

@@ -1,7 +1,7 @@
 """What does the language model lose when one feature is taken out?"""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -52,7 +52,7 @@ class AblationStudy(Study):
 
     n_features: how many are drawn, evenly, from those with ``min_firings`` firings in at least ``min_windows`` windows.
     windows_per_feature: drawn from those in which it fires.
-    tokens: features are looked for in the first windows that hold so many positions; null: in all.
+    tokens: features are looked for, and taken out, in the first windows that hold so many positions; null: in all.
     float32: run the language model in float32 meanwhile. In bfloat16 SmolLM2 gives a KL of about 0.0017 whatever is
         removed: its rounding.
     seed: of the draws of features and windows. draws: of the bootstrap.
@@ -87,18 +87,21 @@ class AblationStudy(Study):
         if reason := self.reason(subject):
             raise UserError(f"ablation: {reason}")
         assert subject.lm is not None
-        units = subject.units()
+        numbers = [int(number) for number in subject.numbers]
         if self.tokens is not None:
-            units = units[: -(-self.tokens // (subject.window_tokens * len(units[0])))]
+            numbers = numbers[: -(-self.tokens // subject.window_tokens)]
+        wanted = set(numbers)
+        # Whole units are read, whatever part of the last is asked about: the same shapes give the same bits.
+        units = [unit for unit in subject.units() if wanted.intersection(unit)]
         with inference(subject.sae), in_float32(subject.lm, self.float32):
-            firings = _firings(subject, units, self.show_progress)
+            firings = _firings(subject, units, wanted, self.show_progress)
             chosen = self._choose(firings)
             costs = self._costs(subject, units, chosen)
             rounding = rounding_notes(subject.lm)
-        numbers = sorted(number for unit in units for number in unit)
-        result = self._result(firings, costs, numbers)
+        result = self._result(firings, costs, sorted(numbers))
         note = f"{len(chosen)} of {self._eligible(firings).size:,} features that fire often enough"
-        return replace(result, notes=(note, *rounding))
+        few = f"{len(chosen)} features: intervals of means over features need at least {FEWEST}"
+        return replace(result, notes=(note, *rounding, *((few,) if len(chosen) < FEWEST else ())))
 
     def _eligible(self, firings: Mapping[int, Tensor]) -> NDArray[np.int64]:
         counts = torch.stack(list(firings.values()))
@@ -206,12 +209,15 @@ class AblationStudy(Study):
         return Result(estimates, {"features": table}, draws={name: drawn for name, (_, drawn) in found.items()})
 
 
-def _firings(subject: Subject, units: Sequence[list[int]], show_progress: bool) -> dict[int, Tensor]:
-    """Return, of each window, how often each feature fires in it."""
+def _firings(
+    subject: Subject, units: Sequence[list[int]], wanted: Collection[int], show_progress: bool
+) -> dict[int, Tensor]:
+    """Return, of each wanted window, how often each feature fires in it."""
     counts = {}
     for numbers in track(units, len(units), "features to remove", show_progress):
         for window in read_unit(subject, numbers).windows():
-            counts[window.number] = window.features.counts().to("cpu", torch.int32)
+            if window.number in wanted:
+                counts[window.number] = window.features.counts().to("cpu", torch.int32)
     return counts
 
 

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from sae_lightning.core import UserError, derive_seed
-from sae_lightning.studies.evaluation.sparsity import SparsityStudy
 from sae_lightning.studies.meaning import Better, better
 from sae_lightning.studies.study import Cell, ComparativeStudy, Estimate, Result, Table
 from sae_lightning.studies.subject import Subject
@@ -17,9 +16,6 @@ from sae_lightning.studies.subject import Subject
 COLUMNS = ("study", "metric", "a", "b", "value_a", "value_b", "difference", "low", "high", "verdict")
 SAME = "indistinguishable"
 NO_INTERVAL = "no interval"
-
-# Intervals that are moved to the estimate alone are so in a difference.
-_RECENTRED = SparsityStudy.recentred
 
 
 class CompareStudy(ComparativeStudy):
@@ -36,7 +32,7 @@ class CompareStudy(ComparativeStudy):
     figures has none (too few windows). No correction for many comparisons: of twenty figures that do not differ, one
     may seem to.
 
-    Raises UserError for SAEs measured on different windows.
+    Raises UserError for SAEs measured on different windows, at different sites or on different language models.
     """
 
     name: ClassVar[str] = "compare"
@@ -48,6 +44,10 @@ class CompareStudy(ComparativeStudy):
         for other in others:
             if not _same_windows(subjects[first], subjects[other]):
                 return f"{first} and {other} are measured on different windows of data; evaluate them on the same ones"
+            if _where(subjects[first]) != _where(subjects[other]):
+                return (
+                    f"{first} and {other} are measured at different sites or language models; their figures stand alone"
+                )
         return None
 
     def run_all(self, subjects: Mapping[str, Subject], results: Mapping[str, Mapping[str, Result]]) -> Result:
@@ -91,6 +91,13 @@ def _same_windows(a: Subject, b: Subject) -> bool:
     return False
 
 
+def _where(subject: Subject) -> Any:
+    """Return at which sites of which language model a subject is measured."""
+    if subject.harvester is None or subject.lm is None:
+        return None
+    return subject.lm.identity()["sha256"], subject.harvester.sites
+
+
 def _mask(subject: Subject) -> Any:
     return None if subject.harvester is None else subject.harvester.mask
 
@@ -110,10 +117,6 @@ def _difference(one: Result, other: Result, metric: str, paired: bool) -> tuple[
     draws_a, draws_b = one.draws.get(metric), other.draws.get(metric)
     if a.value is None or b.value is None or draws_a is None or draws_b is None or draws_a.shape != draws_b.shape:
         return None
-    if metric in _RECENTRED:
-        draws_a, draws_b = (
-            draws + (value - np.nanmedian(draws)) for draws, value in ((draws_a, a.value), (draws_b, b.value))
-        )
     tails = [_tail(a, draws_a), _tail(b, draws_b)]
     if not paired:
         rng = np.random.default_rng(derive_seed(0, "studies", "compare", metric))

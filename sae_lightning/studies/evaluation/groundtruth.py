@@ -86,7 +86,7 @@ class _Firings(WindowStudy):
 
     name: ClassVar[str] = "ground truth"
     # A resample has fewer different blocks, so more latents that never fire: without this their zeros pull draws down.
-    recentred: ClassVar[frozenset[str]] = frozenset({"f1", "precision", "recall"})
+    linear: ClassVar[frozenset[str]] = frozenset({"f1", "precision", "recall"})
 
     def __init__(self, matching: Matching, rows: int) -> None:
         self.matching, self.rows = matching, rows

@@ -34,14 +34,15 @@ class LabelledTexts:
 def choose_texts(
     source: TextSource, *, max_texts: int, min_per_class: int, test_fraction: float, seed: int = 0
 ) -> LabelledTexts:
-    """Return the same number of texts of each class, ``max_texts`` in all or as many as the smallest class has.
+    """Return the same number of texts of each class: ``max_texts`` in all at most, less where a class has fewer.
 
     A text is on the test side when ``hash(text) / 2^64 < test_fraction``: repeats are never on both sides, and the
     order of the file has no say. A text counts once, and not at all where it occurs under two labels. seed: which texts
-    are taken where there are more. Classes with fewer than ``min_per_class`` texts are left out,
-    and said so in the notes.
+    are taken where there are more. Classes with fewer than ``min_per_class`` texts, or fewer than 5 on either side,
+    are left out, and said so in the notes.
 
-    Raises UserError where fewer than two classes are left.
+    Raises UserError where fewer than two classes are left, and where ``max_texts`` leaves a class fewer than 5 texts
+    on either side.
     """
     label_of: dict[bytes, str] = {}
     twice: set[bytes] = set()
@@ -73,10 +74,16 @@ def choose_texts(
         raise _too_few_classes(source, sizes, min_per_class)
 
     each = max_texts // len(kept)
-    shares = (round(each * (1 - test_fraction)), round(each * test_fraction))
+    if each < 2 * _LEAST_A_SIDE:
+        raise UserError(
+            f"studies.probe.max_texts={max_texts}: of {source} are {len(kept)} classes, and each needs "
+            f"{2 * _LEAST_A_SIDE} texts, half to train on and half to test on; raise it to {2 * _LEAST_A_SIDE * len(kept)}"
+        )
+    n_test = min(max(round(each * test_fraction), _LEAST_A_SIDE), each - _LEAST_A_SIDE)
+    shares = (each - n_test, n_test)
     taken: dict[bytes, tuple[str, bool]] = {}
     for is_test in (False, True):
-        n = min(max(shares[is_test], _LEAST_A_SIDE), *(len(side[is_test]) for side in kept.values()))
+        n = min(shares[is_test], *(len(side[is_test]) for side in kept.values()))
         for label, side in kept.items():
             ranked = sorted(side[is_test], key=lambda digest: hashlib.blake2b(digest, key=str(seed).encode()).digest())
             taken |= dict.fromkeys(ranked[:n], (label, is_test))

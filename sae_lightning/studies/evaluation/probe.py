@@ -51,7 +51,8 @@ class ProbeStudy(Study):
     - ``dense_probe_*``: the ceiling, an L2-regularised logistic regression of the mean activation that the SAE reads,
       its penalty chosen on a quarter of the training texts.
 
-    Intervals: a bootstrap over test texts. Estimates count the tokens of the test texts.
+    Intervals: a bootstrap over test texts; a note says why where there are none. Estimates count the tokens of the test
+    texts.
 
     tasks: of ``rotten_tomatoes`` (fresh, rotten, plot) and ``news_source`` (nine publishers).
     path: a user's own texts instead: csv, jsonl or parquet with columns ``text`` and ``label``.
@@ -119,7 +120,7 @@ class ProbeStudy(Study):
         return {task: labelled_task(task) for task in self.tasks}
 
     def _own_texts(self, path: str) -> LabelledFile:
-        settings = ("studies.probe.text", "studies.probe.label")
+        settings = ("studies.probe.path", "studies.probe.text", "studies.probe.label")
         return LabelledFile(path, text=self.text, label=self.label, settings=settings)
 
     def _choose(self, source: TextSource) -> LabelledTexts:
@@ -141,12 +142,13 @@ class ProbeStudy(Study):
         for number in track(tasks, len(tasks), f"probes of {name}", self.show_progress):
             scores[number] = list(probes.scores(tasks[number]))
         summary = _Summary(name, chosen, int(vectors.tokens[chosen.test].sum()), self.draws, self.seed)
+        notes = [] if len(probes.alive) else [f"{name}: no feature fires on the training texts: the dense probe is alone"]
         n_test = int(chosen.test.sum())
         note = (
             f"{name}: {len(chosen.texts) - n_test:,} training and {n_test:,} test texts of at most "
             f"{self.max_tokens} tokens, {len(chosen.classes)} classes ({', '.join(chosen.classes)})"
         )
-        return summary.result(tasks, scores, (note, *chosen.notes))
+        return summary.result(tasks, scores, (note, *chosen.notes, *notes))
 
 
 class _Summary:
@@ -173,8 +175,20 @@ class _Summary:
             value = float(np.mean([part[0] for part in parts]))
             draws[name] = np.mean([part[1] for part in parts], axis=0)
             estimates[name] = Estimate(*self._limits(value, draws[name]), self.tokens)
+        notes += self._without_interval(estimates, draws)
         caption = f"Probes of {self.name} on {self.n:,} test texts: each class against the rest, chance 0.5 and 0.693"
         return Result(estimates, {self.name: Table(COLUMNS, tuple(rows), caption)}, notes, draws)
+
+    def _without_interval(self, estimates: dict[str, Estimate], draws: dict[str, NDArray]) -> tuple[str, ...]:
+        missing = [name for name, estimate in estimates.items() if estimate.low is None]
+        if not missing:
+            return ()
+        undefined = 1 - np.isfinite(draws[missing[0]]).mean()
+        return (
+            f"{self.name}: {len(missing)} figures have no interval: {undefined:.0%} of the resamples of {self.n:,} test "
+            f"texts miss one of {len(self.classes)} classes (at most 10% may); raise studies.probe.max_texts or "
+            "studies.probe.test_fraction, or give more texts of the rarest class",
+        )
 
     def _both(self, values: NDArray, y: NDArray) -> tuple[float, Float[NDArray, "B"]]:
         value = float(balanced_mean(values, y, np.ones((1, self.n)))[0])

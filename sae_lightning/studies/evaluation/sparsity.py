@@ -14,13 +14,12 @@ from sae_lightning.studies.windows import WindowStudy
 class SparsityStudy(WindowStudy):
     """``l0 l1 dead dense_share`` on raw held-out activations, formulas in ``metrics``, and the density histogram.
 
-    ``dead`` is over the tokens measured here, whose number stands beside it; training counts over many more. A resample
-    of windows sees fewer different ones than there are, so its dead share is always larger: the interval is that of
-    the draws moved to the estimate.
+    ``dead`` is over the tokens measured here, whose number stands beside it; training counts over many more. Its
+    interval is that of the jackknife (``metrics.linearised``).
     """
 
     name: ClassVar[str] = "sparsity"
-    recentred: ClassVar[frozenset[str]] = frozenset({"dead"})
+    linear: ClassVar[frozenset[str]] = frozenset({"dead"})
 
     def __init__(self, bins: int = 40, show_progress: bool = True) -> None:
         self.bins = bins
