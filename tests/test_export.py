@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import stat
 
 import pytest
@@ -187,6 +188,52 @@ def test_no_login_and_no_network(command, run_dir, tmp_path, hub):
     hub.token = "another"
     fails(push(command, hub, **home), "401")
     assert (tmp_path / "out").is_dir()  # of the last: it was written before the hub refused
+
+
+@pytest.mark.parametrize("form", ["saelens", "dictionary_learning"])
+def test_a_full_disk_is_one_line(form, command, tmp_path):
+    save_sae(tmp_path / "sae", make("topk", d_in=64, d_sae=256))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        out = command("export", "sae=sae", f"to={form}", "out=out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    fails(out, "can't be written", "free space")
+    assert [p.name for p in tmp_path.iterdir()] == ["sae"]
+
+
+def test_links_and_the_folder_one_is_in(command, run_dir, tmp_path):
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "old")
+    assert command("export", "sae=run", "to=saelens", "out=link").returncode == 0
+    out = command("export", "sae=run", "to=sparsify", "out=link", "overwrite=true")
+    assert out.returncode == 0, out.stderr
+    assert (tmp_path / "link").is_symlink()
+    assert formats.read(tmp_path / "disk" / "old").metadata["source"]["format"] == "sparsify"
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["old"]
+    fails(command("export", "sae=run", "to=saelens", "out=."), "out=.", "the folder you are in")
+
+
+def test_the_old_export_stays_until_the_new_one_is_in_place(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from sae_lightning.sae.formats.placing import placed
+
+    out = tmp_path / "out"
+    formats.write("saelens", make("topk"), out)
+    moved = Path.replace
+
+    def broken(self, target):
+        if Path(target) == out:
+            raise OSError("no such luck")
+        return moved(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(UserError, match="no such luck"), placed(out, True) as folder:
+        formats.write("sparsify", make("topk"), folder)
+    assert formats.read(out).metadata["source"]["format"] == "saelens"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_place_for_an_export(tmp_path):

@@ -1,17 +1,20 @@
 """An SAE as a folder: ``config.json`` (what it is) and ``sae.safetensors`` (its numbers)."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, ValidationError, create_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_lightning.core import UserError, atomic_path, file_sha256, write_json
 from sae_lightning.sae.base import SparseAutoencoder
+from sae_lightning.sae.metadata import check_metadata
 from sae_lightning.sae.registry import sae_class
 from sae_lightning.sae.sample import check, measure, pack, unpack
 
@@ -31,13 +34,14 @@ def save_sae(
     and ``load_sae`` measures again (see ``sae.sample``). None stores the one that ``sae`` was loaded with, if any.
 
     Weights are stored as float32, thresholds as float64. Each file is whole or absent; the config carries the SHA-256
-    of the weights, so that a config beside weights of another save is noticed. Raises UserError where the folder can't
-    be written.
+    of the weights, so that a config beside weights of another save is noticed. Raises UserError for metadata
+    of another form (see ``sae.metadata``) and where the folder can't be written.
     """
     folder = Path(folder)
     metadata = dict(sae.metadata if metadata is None else metadata)
     # What JSON has no word for is refused before anything is written.
     json.dumps(metadata, allow_nan=False)
+    check_metadata(metadata, f"SAE folder {folder}", "set it to such a value")
     tensors: dict[str, Tensor] = {}
     for name, tensor in sae.state_dict().items():
         if tensor.is_floating_point():
@@ -87,7 +91,7 @@ def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SparseAuto
         if tensor.is_floating_point() and name not in sae.keep_dtype:
             tensors[name] = tensor.float()
     sae.load_state_dict(tensors, assign=True)
-    sae.set_progress(config["progress"])
+    sae.set_progress(float(config["progress"]))
     sae.metadata = config["metadata"]
     sae = sae.to(device).eval()
     if sample is not None:
@@ -110,9 +114,10 @@ def _folder(path: Path) -> Path:
 def _read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: can't be read as JSON ({error}); export the SAE again") from error
     kinds = {"architecture": str, "options": dict, "progress": int | float, "weights_sha256": str, "metadata": dict}
+    kinds["sample"] = dict | None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise UserError(
             f'{file}: no SAE of this package (needs "format": "{FORMAT}"); convert it, or give another folder'
@@ -124,19 +129,39 @@ def _read_config(file: Path) -> dict[str, Any]:
     for key, kind in kinds.items():
         if not isinstance(config.get(key), kind):
             raise UserError(f"{file}: {key}={config.get(key)!r} is missing or of the wrong type; export the SAE again")
+    if isinstance(config["progress"], bool) or not 0 <= config["progress"] <= 1:
+        raise UserError(f"{file}: progress={config['progress']!r}: must lie between 0 and 1; export the SAE again")
+    check_metadata(config["metadata"], file)
     return config
 
 
 def _construct(config: dict[str, Any], file: Path) -> SparseAutoencoder:
+    # JSON has lists only; constructors that take several numbers take tuples.
+    options: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in config["options"].items()}
     try:
+        kind = sae_class(config["architecture"])
+        _check_options(kind, options)
         with torch.device("meta"):
-            # JSON has lists only; constructors that take several numbers take tuples.
-            options: dict[str, Any] = {
-                name: tuple(v) if isinstance(v, list) else v for name, v in config["options"].items()
-            }
-            return sae_class(config["architecture"])(**options)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{file}: {error}") from error
+            return kind(**options)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{file}: {error}; export the SAE again") from error
+
+
+def _check_options(kind: type[SparseAutoencoder], options: Mapping[str, Any]) -> None:
+    """Raise UserError for an option of another type than the constructor says."""
+    known = inspect.signature(kind).parameters
+    fields: dict[str, Any] = {
+        name: (known[name].annotation, ...)
+        for name in options
+        if name in known and known[name].annotation is not inspect.Parameter.empty
+    }
+    model = create_model("Options", __config__=ConfigDict(arbitrary_types_allowed=True, strict=True), **fields)
+    try:
+        model.model_validate({name: options[name] for name in fields})
+    except ValidationError as error:
+        first = error.errors()[0]
+        rule = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"options.{first['loc'][0]}={options[str(first['loc'][0])]!r}: {rule}") from None
 
 
 def _read_weights(file: Path, sha256: str) -> dict[str, Tensor]:
@@ -161,6 +186,10 @@ def _check(tensors: dict[str, Tensor], sae: SparseAutoencoder, folder: Path) -> 
             raise UserError(
                 f"{folder / WEIGHTS}: {name} has shape {list(tensor.shape)}, but {CONFIG} says "
                 f"{list(expected[name].shape)}; the two files contradict each other: export the SAE again"
+            )
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise UserError(
+                f"{folder / WEIGHTS}: {name} holds {tensor.dtype}, not {expected[name].dtype}; export the SAE again"
             )
         if not torch.isfinite(tensor).all():
             raise UserError(f"{folder / WEIGHTS}: {name} holds NaN or infinity; export an SAE from a good checkpoint")

@@ -54,6 +54,12 @@ def measure(sae: SparseAutoencoder, x: Tensor, y: Tensor) -> dict[str, float]:
 
 def check(sae: SparseAutoencoder, sample: tuple[Tensor, Tensor], recorded: Mapping[str, Any], where: object) -> None:
     """Raise UserError unless ``sae`` measures on its sample what was recorded, to ``TOLERANCE``."""
+    for name, rows, width in zip("xy", sample, (sae.d_in, sae.d_out), strict=True):
+        if rows.shape != (len(sample[0]), width) or not len(rows) or not torch.isfinite(rows).all():
+            raise UserError(
+                f"{where}: its stored {_PREFIX}{name} has shape {list(rows.shape)}, but must be finite rows of width "
+                f"{width}, as many as {_PREFIX}x; export it again"
+            )
     measured = measure(sae, *sample)
     for name, value in measured.items():
         said = recorded.get(name)

@@ -156,6 +156,8 @@ def decoding(path: Path, options: ReadOptions) -> Iterator[None]:
         remedy = "convert it" if setting is None else f"set {setting} (latin-1, utf-16, ...) or convert it"
         raise UserError(f"{path}: is not {encoding} text ({error}); {remedy}") from error
     except LookupError as error:
-        raise UserError(f"{setting or 'encoding'}={encoding!r}: {error}; utf-8, latin-1 and utf-16 are known") from error
+        raise UserError(
+            f"{setting or 'encoding'}={encoding!r}: {error}; utf-8, latin-1 and utf-16 are known"
+        ) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error

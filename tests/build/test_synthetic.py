@@ -26,6 +26,8 @@ SMALL = [
     "sae.k=4",
 ]
 
+FEW = ["data.synthetic.num_features=64", "data.synthetic.hidden_dim=32"]
+
 
 def config(*overrides: str) -> RunConfig:
     return validate(hydra_command.plain(hydra_command.compose("train", ["data=synthetic", *SMALL, *overrides])))
@@ -116,6 +118,14 @@ def test_a_stopped_run_goes_on_with_the_same_bits(command: Command, tmp_path: Pa
         (["data.synthetic.nmu_features=9"], ["data.synthetic.nmu_features", "unknown key"]),
         (["data.synthetic._target_=os.getcwd"], ["data.synthetic._target_=os.getcwd", "PlantedModel"]),
         (["data=news", "data.kind=synthetic", "lm=none"], ["data.synthetic: is needed"]),
+        (
+            ["data.synthetic.orthogonalization.lr=1e9", *FEW],
+            ["orthogonalization.lr=1e+09", "not finite; lower it"],
+        ),
+        (
+            ["data.synthetic.correlation.correlation_scale=1e30", *FEW],
+            ["correlation.correlation_scale=1e+30", "no correlation matrix; lower it"],
+        ),
         (["data=toy_superposition", "data.synthetic.hidden_dim=300"], ["hidden_dim=300", "num_features=256"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
@@ -136,6 +146,17 @@ def test_there_is_nothing_to_cache_or_tokenise(command: Command, arguments: tupl
     assert done.returncode == 2, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("correlation", ["{rank: 25, correlation_scale: 0.15}", "{rank: 10, correlation_scale: 0.3}"])
+def test_ordinary_correlations_can_be_trained_on(command: Command, tmp_path: Path, correlation: str) -> None:
+    settings = [*FEW, "data.synthetic.hierarchy=null", f"data.synthetic.correlation={correlation}"]
+    run = ["tokens=20480", "sae.d_sae=32", "sae.k=3", f"paths.run_dir={tmp_path / 'run'}"]
+    done = command("train", "data=synthetic", *settings, *run)
+    assert done.returncode == 0, done.stderr
+    model = planted_model(load_sae(tmp_path / "run").metadata["data"]["synthetic"])
+    rates = torch.stack([model.block(i)[1].counts() for i in range(20)]).sum(0) / (20 * 1024)
+    assert 0.01 < float(rates.mean()) < float(model.firing_probabilities.mean()) * 1.2
 
 
 def test_a_toy_model_can_be_trained_on(command: Command, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ def test_round_trip_is_bit_equal(name, tmp_path):
     if hasattr(sae, "threshold"):
         sae.calibrate_threshold([x], 4.0)
     folded = fold(sae, Normaliser.fit(x, "rms", True))
-    save_sae(tmp_path / "run" / "export", folded, {"l0": 4.0, "sites": ["a"]})
+    save_sae(tmp_path / "run" / "export", folded, {"l0": 4.0, "sites": {"read": ["a"], "write": ["b"]}})
     for path in (tmp_path / "run", tmp_path / "run" / "export", str(tmp_path / "run")):
         loaded = load_sae(path)
         assert type(loaded) is type(sae)
-        assert loaded.metadata == {"l0": 4.0, "sites": ["a"]}
+        assert loaded.metadata == {"l0": 4.0, "sites": {"read": ["a"], "write": ["b"]}}
         assert not loaded.training
         assert torch.equal(loaded(x).y_hat, folded(x).y_hat)
         assert loaded.state_dict().keys() == folded.state_dict().keys()
@@ -89,7 +89,15 @@ BAD = {
     "contradicting d_sae": (lambda f: edit(f, options=OPTIONS | {"d_sae": 41}), r"has shape.*40.*41"),
     "unknown option": (lambda f: edit(f, options=OPTIONS | {"kk": 3}), "kk"),
     "option out of range": (lambda f: edit(f, options=OPTIONS | {"k": 99}), "k=99"),
-    "wrong type": (lambda f: edit(f, options=OPTIONS | {"d_in": "12"}), "config.json"),
+    "wrong type": (lambda f: edit(f, options=OPTIONS | {"d_in": "12"}), r"config.json: options.d_in='12'.*integer"),
+    "word for a width": (lambda f: edit(f, options=OPTIONS | {"d_sae": "x"}), r"options.d_sae='x'.*integer"),
+    "boolean for a width": (lambda f: edit(f, options=OPTIONS | {"d_sae": True}), r"options.d_sae=True.*integer"),
+    "word for a boolean": (lambda f: edit(f, options=OPTIONS | {"skip": "no"}), r"options.skip='no'.*boolean"),
+    "gigantic width": (lambda f: edit(f, options=OPTIONS | {"d_sae": 10**30}), "config.json"),
+    "sample no object": (lambda f: edit(f, sample=[1]), r"sample=\[1\]"),
+    "progress beyond the end": (lambda f: edit(f, progress=1.5), "progress=1.5.*between 0 and 1"),
+    "config nested without end": (lambda f: (f / "config.json").write_text('{"a": ' * 5000), "config.json.*JSON"),
+    "whole numbers for weights": (lambda f: rewrite(f, lambda t: t.update(W_dec=t["W_dec"].int())), "W_dec.*int32"),
     "later version": (lambda f: edit(f, version=9), "version 9"),
     "foreign config": (lambda f: edit(f, format=None), "format"),
     "no metadata": (lambda f: edit(f, metadata=None), "metadata"),
@@ -107,6 +115,32 @@ def test_bad_files_are_refused_in_one_line(case, tmp_path):
         load_sae(tmp_path)
     assert "\n" not in str(error.value)
     assert str(tmp_path) in str(error.value)
+
+
+METADATA = {
+    "sites": [[1], ["a"], "a", {"read": ["a"]}, {"read": "a", "write": "a"}, {"read": [1], "write": [1]}],
+    "lm": ["gpt2", [1], {"name": 3}],
+    "data": [[1], "news"],
+    "mask": [[1], True, {"norm_multiple": "many"}],
+    "recipe": [[1], "topk"],
+    "training": [[1], {"heldout": [1]}, {"intervals": {"fvu": 3}}, {"measured_on": {"fvu": "all"}}],
+    "normalisation": ["rms"],
+    "source": ["saelens"],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in METADATA.items() for value in values])
+def test_metadata_of_another_form_is_refused(key, value, tmp_path):
+    """Later code asks it for keys: what is no object there would be a traceback much later."""
+    save_sae(tmp_path / "sae", build("topk"), {key: None})
+    assert load_sae(tmp_path / "sae").metadata == {key: None}
+    edit(tmp_path / "sae", metadata={key: value})
+    with pytest.raises(UserError, match=f"config.json: metadata.{key}") as error:
+        load_sae(tmp_path / "sae")
+    assert "must be" in str(error.value)
+    with pytest.raises(UserError, match=f"metadata.{key}"):
+        save_sae(tmp_path / "other", build("topk"), {key: value})
+    assert not (tmp_path / "other").exists()
 
 
 def test_no_such_folder(tmp_path):

@@ -175,6 +175,35 @@ def test_windows_of_a_feature_are_a_seeded_sample(windows: Windows) -> None:
     assert {row[0] for row in tables(1, 8)} != {row[0] for row in first}
 
 
+@pytest.mark.parametrize(("tokens", "n_windows"), [(LENGTH, 1), (9 * LENGTH, 9), (9 * LENGTH + 1, 10), (10**6, N)])
+def test_tokens_are_cut_by_windows_and_not_by_units(
+    windows: Windows, monkeypatch: pytest.MonkeyPatch, tokens: int, n_windows: int
+) -> None:
+    subject = subject_of(windows, some_sae())
+    monkeypatch.setattr("sae_lightning.studies.subject.UNIT_TOKENS", 4 * LENGTH)
+    assert [len(unit) for unit in subject.units()] == [4, 4, 4, 2]
+    with pytest.raises(UserError, match=f"no feature fires 1000 times in 8 of {n_windows} windows"):
+        AblationStudy(min_firings=1000, tokens=tokens, show_progress=False).run(subject)
+    if n_windows >= 9:
+
+        def run(subject: Subject, tokens: int | None) -> dict:
+            study = AblationStudy(4, windows_per_feature=20, min_firings=8, tokens=tokens, show_progress=False)
+            return study.run(subject).to_json()
+
+        assert run(subject, tokens) == run(replace(subject, windows=range(n_windows)), None)
+
+
+def test_a_note_says_why_there_are_no_intervals(windows: Windows) -> None:
+    subject = subject_of(windows, some_sae())
+    for n, there in ((3, True), (8, False)):
+        result = AblationStudy(n, min_firings=8, show_progress=False).run(subject)
+        assert (result.estimates["ablation_kl"].low is None) == there
+        assert any(f"{n} features: intervals" in note and "at least 8" in note for note in result.notes) == there
+    spread = AblationSparsityStudy(windows=7, span=4, show_progress=False).run(subject)
+    assert spread.estimates["ablation_sparsity"].low is None
+    assert any("7 windows: intervals need at least 8" in note for note in spread.notes)
+
+
 def test_too_few_firings_and_no_language_model_are_said(windows: Windows) -> None:
     subject = subject_of(windows, some_sae())
     with pytest.raises(UserError, match=r"no feature fires 1000 times in 8 of \d+ windows; raise studies.ablation.tok"):

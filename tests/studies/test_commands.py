@@ -104,7 +104,10 @@ def test_a_permuted_copy_is_consistent_and_indistinguishable(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["studies=[probe]", "studies.probe.path=nowhere.csv"], "nowhere.csv: there is no such file"),
+        (
+            ["studies=[probe]", "studies.probe.path=nowhere.csv"],
+            "nowhere.csv: there is no such file or folder; studies.probe.path must name",
+        ),
         (["studies=[probe]", "studies.probe.path={questions}"], "set studies.probe.text"),
         (
             ["studies=[probe]", "studies.probe.path={questions}", "studies.probe.text=question",

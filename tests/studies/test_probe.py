@@ -74,6 +74,30 @@ def test_choice_is_balanced_without_repeats_and_independent_of_the_files_order()
     assert choose_texts(LabelledList(some), **{**CHOICE, "seed": 1}).texts != chosen.texts
 
 
+@pytest.mark.parametrize("n_classes", [2, 4, 30])
+@pytest.mark.parametrize("fraction", [0.05, 0.3, 0.5, 0.93])
+@pytest.mark.parametrize("most", [40, 60, 299, 300, 900])
+def test_never_more_texts_than_asked_for(n_classes: int, fraction: float, most: int) -> None:
+    some = [(f"text {i}", f"class {i % n_classes}") for i in range(n_classes * 250)]
+    asked = {"max_texts": most, "min_per_class": 10, "test_fraction": fraction}
+    # Every class has texts enough on either side, whatever the share of the test side.
+    if most < 10 * n_classes:
+        rule = f"max_texts={most}: of pairs are {n_classes} classes, and each needs 10 texts, .* raise it to"
+        with pytest.raises(UserError, match=f"{rule} {10 * n_classes}$"):
+            choose_texts(LabelledList(some), **asked)
+        return
+    chosen = choose_texts(LabelledList(some), **asked)
+    each = most // n_classes
+    for side, least in ((chosen.test, 5), (~chosen.test, 5)):
+        sizes = set(np.bincount(chosen.labels[side]).tolist())
+        assert len(sizes) == 1
+        assert sizes.pop() >= least
+    assert len(chosen.classes) == n_classes
+    assert len(chosen.texts) <= most
+    if fraction == 0.3 and n_classes * each <= n_classes * 70:
+        assert len(chosen.texts) == n_classes * each
+
+
 def test_side_follows_from_the_text_alone() -> None:
     one = choose_texts(LabelledList(pairs(200)), **{**CHOICE, "max_texts": 1000})
     two = choose_texts(LabelledList(pairs(400)), **{**CHOICE, "max_texts": 1000, "seed": 5})
@@ -223,6 +247,35 @@ def test_a_users_own_texts(subject: Subject, tmp_path: Path) -> None:
     for low, high, column in ((0, 1, "accuracy"), (0, 3, "loss")):
         values = [row[COLUMNS.index(column)] for row in table.rows]
         assert all(low <= value <= high for value in values)  # type: ignore[operator]
+
+
+def test_where_there_are_no_intervals_a_note_says_why(subject: Subject, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    some = [(f"{i} " + "".join(rng.choice(list("abcdef"), 6)), f"class {i % 30:02}") for i in range(30 * 60)]
+    path = write(tmp_path / "own.csv", some)
+    own = {"path": path, "text": "question", "label": "verdict", "k": (1,), "show_progress": False, "draws": 200}
+    few = ProbeStudy(**own, max_texts=300).run(subject)
+    assert all(estimate.low is estimate.high is None for estimate in few.estimates.values())
+    note = few.notes[-1]
+    assert f"own: {len(few.estimates)} figures have no interval: " in note
+    assert "resamples of 150 test texts miss one of 30 classes (at most 10% may); raise studies.probe.max" in note
+    assert int(note.split("%")[0].split()[-1]) > 10
+    with pytest.raises(UserError, match=r"max_texts=60: of .*own.csv are 30 classes, .* raise it to 300"):
+        ProbeStudy(**own, max_texts=60).run(subject)
+    enough = ProbeStudy(**own, max_texts=1500).run(subject)
+    assert all(estimate.low is not None for estimate in enough.estimates.values())
+    assert not any("no interval" in note for note in enough.notes)
+
+
+def test_a_dead_sae_leaves_the_dense_probe_and_a_note(subject: Subject, tmp_path: Path) -> None:
+    with torch.no_grad():
+        subject.sae.W_enc.zero_()
+        subject.sae.b_enc.fill_(-1.0)
+    path = write(tmp_path / "own.csv", pairs(240))
+    study = ProbeStudy(path=path, text="question", label="verdict", min_per_class=20, show_progress=False)
+    result = study.run(subject)
+    assert set(result.values) == {"dense_probe_accuracy/own", "dense_probe_loss/own"}
+    assert "own: no feature fires on the training texts" in result.notes[-1]
 
 
 def test_what_cannot_be_probed(subject: Subject, tmp_path: Path) -> None:

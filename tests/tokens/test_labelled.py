@@ -51,7 +51,7 @@ def test_a_table_gives_texts_and_labels(tmp_path: Path, suffix: str) -> None:
 def test_a_missing_column_is_named_with_its_setting(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     WRITERS[suffix](path)
-    settings = ("studies.probe.text", "studies.probe.label")
+    settings = ("studies.probe.path", "studies.probe.text", "studies.probe.label")
     with pytest.raises(UserError, match=r"no field 'lable', it has .*; set studies.probe.label; did you mean 'label'"):
         list(LabelledFile(str(path), label="lable", settings=settings).documents())
     with pytest.raises(UserError, match=r"no field 'txt', .*; set studies.probe.text"):
@@ -59,6 +59,16 @@ def test_a_missing_column_is_named_with_its_setting(tmp_path: Path, suffix: str)
     if suffix != "csv":  # every cell of a csv is text
         with pytest.raises(UserError, match=r"holds a int; studies.probe.text must name one of text"):
             list(LabelledFile(str(path), text="number", settings=settings).documents())
+
+
+def test_what_cannot_be_read_is_said_with_the_users_own_settings(tmp_path: Path) -> None:
+    settings = ("studies.probe.path", "studies.probe.text", "studies.probe.label")
+    with pytest.raises(UserError, match=r"nope.jsonl: there is no such file or folder; studies.probe.path must name"):
+        LabelledFile("nope.jsonl", settings=settings)
+    path = tmp_path / "x.csv"
+    path.write_bytes("text,label\ncafé,a\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"is not utf-8-sig text \(.*\); convert it$"):
+        list(LabelledFile(str(path), settings=settings).documents())
 
 
 def test_txt_files_and_unknown_tasks_are_refused(tmp_path: Path) -> None:

@@ -62,10 +62,7 @@ class FiringModel:
         parent = np.repeat(np.arange(len(rows)), count)
         within = np.arange(len(parent)) - np.repeat(np.cumsum(count) - count, count)
         child, row = self.forest.first[features][parent] + within, rows[parent]
-        if latent is not None:
-            fires = latent.fires_at(rng, row, child)
-        else:
-            fires = bernoulli(rng, self.p[child])
+        fires = bernoulli(rng, self.p[child]) if latent is None else latent.fires_at(rng, row, child)
         parent, child, row = parent[fires], child[fires], row[fires]
         value = self._magnitudes(rng, child)
         if self.scale_children:

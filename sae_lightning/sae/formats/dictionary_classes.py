@@ -76,7 +76,7 @@ class DictionaryClass:
 
 def _rank(weights: Weights, trainer: Mapping[str, Any], d_sae: int) -> int:
     """Return k, which the state dict and the config both hold."""
-    held = int(weights.take("k")) if "k" in weights else None
+    held = int(weights.take("k", integer=True)) if "k" in weights else None
     said = trainer.get("k", held)
     if held is None and said is None:
         raise UserError(f"{weights.file}: k is missing, and no config.json beside it has it; get the file again")
@@ -102,7 +102,10 @@ def _batch_top_k(weights: Weights, trainer: Mapping[str, Any], d_sae: int) -> Re
 
 def _matryoshka(weights: Weights, trainer: Mapping[str, Any], d_sae: int) -> Read:
     options, tensors = _batch_top_k(weights, trainer, d_sae)
-    sizes = [int(size) for size in weights.take("group_sizes", *weights.shape("group_sizes"))]
+    shape = weights.shape("group_sizes")
+    if len(shape) != 1:
+        raise UserError(f"{weights.file}: group_sizes has shape {list(shape)}, but must be a list; get the file again")
+    sizes: list[int] = weights.take("group_sizes", *shape, integer=True).tolist()
     if sum(sizes) != d_sae or min(sizes, default=0) < 1 or len(sizes) < 2:
         raise UserError(f"{weights.file}: group_sizes {sizes} are no groups of {d_sae} features; get the file again")
     return {**options, "groups": tuple(size / d_sae for size in sizes[:-1])}, tensors

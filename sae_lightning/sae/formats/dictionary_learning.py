@@ -14,7 +14,7 @@ from sae_lightning.sae.formats import provenance
 from sae_lightning.sae.formats.algebra import plain
 from sae_lightning.sae.formats.base import Format, is_transcoder, one_site
 from sae_lightning.sae.formats.dictionary_classes import CLASSES, DictionaryClass, class_for
-from sae_lightning.sae.formats.files import Weights, assemble, peek_json, read_json
+from sae_lightning.sae.formats.files import Weights, assemble, peek_json, read_json, section
 from sae_lightning.sae.formats.hooks import sites_of_submodule, submodule_of
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,7 @@ class DictionaryLearningFormat(Format):
         file = path if path.is_file() else path / WEIGHTS
         config_file = _config_of(file)
         config = read_json(config_file) if config_file else {}
-        trainer = config.get("trainer") if isinstance(config.get("trainer"), dict) else {}
-        assert isinstance(trainer, dict)
+        trainer, buffer = (section(config, key, config_file or file) for key in ("trainer", "buffer"))
         weights = Weights.of_pickle(file)
         kind = _class(trainer.get("dict_class"), weights, config_file or file)
         d_sae, d = kind.widths(weights)
@@ -70,13 +69,11 @@ class DictionaryLearningFormat(Format):
             logger.warning("%s: its inference threshold was never set; every positive pre-activation fires", file)
         if kind.name == "AutoEncoder":
             _unit_norm_(sae)
-        buffer = config.get("buffer") if isinstance(config.get("buffer"), dict) else {}
-        assert isinstance(buffer, dict)
         written_elsewhere = buffer.get("io") == "in_and_out"
         stated = {
             "sites": None if written_elsewhere else sites_of_submodule(trainer.get("submodule_name")),
             "lm": provenance.language_model(trainer.get("lm_name")),
-            "data": {"context_length": buffer.get("ctx_len"), "dataset": None},
+            "data": provenance.data(buffer.get("ctx_len")),
         }
         stamped = config.get(provenance.KEY)
         sae.metadata = provenance.metadata(self.name, None, stated, stamped, file)
@@ -92,8 +89,12 @@ class DictionaryLearningFormat(Format):
             raise self.refuse("its classes have no layer norm of the input", "train with another normalise= to export")
         kind = class_for(self, sae)
         same = plain(sae, subtract_b_dec=kind.subtracts)
+        state = {k: v.detach().clone().contiguous() for k, v in kind.write(sae, same).items()}
         with atomic_path(folder / WEIGHTS) as temporary:
-            torch.save({k: v.detach().clone().contiguous() for k, v in kind.write(sae, same).items()}, temporary)
+            try:
+                torch.save(state, temporary)
+            except RuntimeError as error:  # all that torch says of a full disk
+                raise OSError(str(error).splitlines()[0]) from error
         lm, sites = sae.metadata.get("lm") or {}, sae.metadata.get("sites") or {}
         site = None if is_transcoder(sae) else (sites.get("read") or [None])[0]
         submodule, layer = (submodule_of(site) if site else None) or (None, None)
@@ -125,7 +126,7 @@ def _config_of(file: Path) -> Path | None:
 
 def _class(name: Any, weights: Weights, where: Path) -> DictionaryClass:
     if name is not None:
-        if name not in CLASSES:
+        if not isinstance(name, str) or name not in CLASSES:
             known = ", ".join(CLASSES)
             raise UserError(f"{where}: dict_class is {name!r}, and can be one of {known}; get a file of those")
         return CLASSES[name]
@@ -141,6 +142,6 @@ def _class(name: Any, weights: Weights, where: Path) -> DictionaryClass:
 @torch.no_grad()
 def _unit_norm_(sae: SparseAutoencoder) -> None:
     """Take features in the units that ``AutoEncoder.from_pretrained`` gives them: those of a unit-norm decoder."""
-    norms = sae.W_dec.norm(dim=1)
+    norms = sae.W_dec.double().norm(dim=1)
     if not torch.allclose(norms, torch.ones_like(norms)):
-        sae.scale_features_(torch.where(norms > 0, norms, 1.0).double())
+        sae.scale_features_(torch.where(norms > 0, norms, 1.0))

@@ -51,16 +51,35 @@ def positive_integer(config: Mapping[str, Any], key: str, file: Path) -> int:
     return value
 
 
+def flag(config: Mapping[str, Any], key: str, default: bool, file: Path) -> bool:
+    """Return ``config[key]``, ``default`` where it is missing; UserError for anything but true and false."""
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise UserError(f"{file}: {key} is {value!r}, but must be true or false; {AGAIN}")
+    return value
+
+
+def section(config: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    """Return the object ``config[key]``, empty where it is missing or null; UserError for anything else."""
+    value = config.get(key)
+    if not isinstance(value, dict | None):
+        raise UserError(f"{file}: {key} is {value!r}, but must be an object; {AGAIN}")
+    return value or {}
+
+
 class Weights:
     """The tensors of a file, taken one by one with the shape each must have.
 
-    Floating-point tensors come as float32 (``exact``: float64). Raises UserError for a missing tensor, another shape,
-    a type that is no number, NaN or infinity, and, by ``finish``, for tensors that nobody took: a part left out would
-    be another SAE.
+    They come as float32 (``exact``: float64), integers where those are asked for. Raises UserError for a missing
+    tensor, another shape, another type of numbers, a tensor without memory of its own (meta, sparse, expanded), NaN or
+    infinity, and, by ``finish``, for tensors that nobody took: a part left out would be another SAE.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], file: Path) -> None:
         self.tensors, self.file = dict(tensors), file
+        for name, tensor in self.tensors.items():
+            if not _is_plain(tensor):
+                raise UserError(f"{file}: {name} is no plain tensor that holds all its numbers; save a contiguous copy")
 
     @classmethod
     def of_safetensors(cls, file: Path) -> "Weights":
@@ -68,9 +87,11 @@ class Weights:
         if not file.is_file():
             raise UserError(f"{file}: is missing; {AGAIN}")
         try:
-            return cls(load_file(str(file)), file)
-        except (OSError, SafetensorError) as error:
+            tensors = load_file(str(file))
+        except (OSError, SafetensorError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+            # The last four: types of numbers that this version of torch does not have.
             raise UserError(f"{file}: torn or not a safetensors file ({error}); {AGAIN}") from error
+        return cls(tensors, file)
 
     @classmethod
     def of_pickle(cls, file: Path) -> "Weights":
@@ -82,9 +103,9 @@ class Weights:
         except pickle.UnpicklingError as error:
             raise UserError(
                 f"{file}: holds more than tensors, or is torn; nothing in it was executed. Save ae.state_dict() alone "
-                f"and give that ({str(error).splitlines()[0]})"
+                f"and give that ({(str(error).splitlines() or [''])[0]})"
             ) from None
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except Exception as error:  # a torn pickle breaks its reader in ways without number
             raise UserError(
                 f"{file}: torn or no state dict of torch ({str(error).splitlines()[:1]}); {AGAIN}"
             ) from None
@@ -101,20 +122,23 @@ class Weights:
             raise UserError(f"{self.file}: {name} is missing (there are {', '.join(sorted(self.tensors))}); {AGAIN}")
         return tuple(self.tensors[name].shape)
 
-    def take(self, name: str, *shape: int, exact: bool = False) -> Tensor:
-        """Return and remove a tensor of that shape."""
+    def take(self, name: str, *shape: int, exact: bool = False, integer: bool = False) -> Tensor:
+        """Return and remove a tensor of that shape. integer: of whole numbers, which come as they are."""
         if (found := self.shape(name)) != shape:
             raise UserError(
                 f"{self.file}: {name} has shape {list(found)}, but the config beside it says {list(shape)}; the two "
                 f"contradict each other: {AGAIN}"
             )
         tensor = self.tensors.pop(name).detach()
-        if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
-            raise UserError(f"{self.file}: {name} is no plain tensor of real numbers ({tensor.dtype}); {AGAIN}")
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float64 if exact else torch.float32)
-            if not torch.isfinite(tensor).all():
-                raise UserError(f"{self.file}: {name} holds NaN or infinity; get an SAE from a good checkpoint")
+        whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+        if not (whole if integer else tensor.is_floating_point()):
+            wanted = "whole" if integer else "floating-point"
+            raise UserError(f"{self.file}: {name} is of type {tensor.dtype}, but must hold {wanted} numbers; {AGAIN}")
+        if integer:
+            return tensor
+        tensor = tensor.to(torch.float64 if exact else torch.float32)
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{self.file}: {name} holds NaN or infinity; get an SAE from a good checkpoint")
         return tensor
 
     def finish(self) -> None:
@@ -124,6 +148,13 @@ class Weights:
                 f"{self.file}: {', '.join(sorted(self.tensors))}: unknown to this architecture; another version of the "
                 "format, or a config of another SAE"
             )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor has all its numbers in memory: an expanded one may claim more than any machine has."""
+    if tensor.is_meta or tensor.is_nested or tensor.is_quantized or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def assemble(architecture: str, options: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SparseAutoencoder:

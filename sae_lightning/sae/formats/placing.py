@@ -18,6 +18,8 @@ def check_place(out: Path, overwrite: bool) -> None:
 
     An empty one is fine. overwrite: so is one that holds an earlier export and nothing else.
     """
+    if out.resolve() == Path.cwd():
+        raise UserError(f"out={out}: is the folder you are in, and an export takes a folder's place; give a new one")
     if out.exists() and not out.is_dir():
         raise UserError(f"out={out}: is a file; give a folder")
     there = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
@@ -29,20 +31,47 @@ def check_place(out: Path, overwrite: bool) -> None:
 
 @contextmanager
 def placed(out: Path, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder beside ``out``; on success its files take the place of those in ``out``, else it goes."""
+    """Yield an empty folder beside ``out``; on success it takes the place of ``out``, else it goes.
+
+    Raises UserError for a place that an export may not take, and where nothing can be written.
+    """
     check_place(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    # A link to a folder stays a link: what it points to is replaced.
+    target = out.resolve()
     try:
-        yield new
-        umask = os.umask(0)
-        os.umask(umask)
-        new.chmod(0o777 & ~umask)  # mkdtemp's own are for one user alone, and so may be those of its files
-        for file in new.iterdir():
-            file.chmod(0o666 & ~umask)
-        if out.exists():
-            shutil.rmtree(out)
-        new.replace(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield new
+            _open_up(new)
+            check_place(out, overwrite)  # again: others may have written there meanwhile
+            _swap(new, target)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(f"out={out}: can't be written ({error}); free space or choose another folder") from error
+
+
+def _open_up(folder: Path) -> None:
+    """Give a folder the usual rights: mkdtemp's own are for one user alone, and so may be those of its files."""
+    umask = os.umask(0)
+    os.umask(umask)
+    folder.chmod(0o777 & ~umask)
+    for file in folder.iterdir():
+        file.chmod(0o666 & ~umask)
+
+
+def _swap(new: Path, target: Path) -> None:
+    """Rename ``new`` to ``target``; what was there is put aside first and removed last, so one of them always is."""
+    if not target.exists():
+        new.replace(target)
+        return
+    aside = new.with_name(f"{new.name}.old")
+    target.rename(aside)
+    try:
+        new.replace(target)
     except BaseException:
-        shutil.rmtree(new, ignore_errors=True)
+        aside.rename(target)
         raise
+    shutil.rmtree(aside, ignore_errors=True)

@@ -4,6 +4,7 @@ import pkgutil
 from importlib import import_module
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 import sae_lightning.sae.formats as package
@@ -55,7 +56,7 @@ def write(name: str, sae: SparseAutoencoder, folder: str | Path, rows: Tensor | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         form.write(sae, folder, rows)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{folder}: can't be written ({error}); free space or choose another folder") from error
     return folder
 
@@ -66,11 +67,13 @@ def patterns() -> set[str]:
 
 
 def _inside(path: Path) -> str:
-    """Name SAEs one level below: people point at the folder around them."""
+    """Name SAEs one level below, or in a bank's ``lanes/``: people point at the folder around them."""
     if not path.is_dir():
         return ""
-    below = [p.name for p in sorted(path.iterdir()) if p.is_dir() and any(f.recognise(p) for f in _formats().values())]
-    return f" itself, but in its folders {', '.join(below[:5])}: give one of them" if below else ""
+    folders = [p for p in (*sorted(path.iterdir()), *sorted(path.glob("lanes/*"))) if p.is_dir()]
+    below = [str(p.relative_to(path)) for p in folders if any(form.recognise(p) for form in _formats().values())]
+    more = f" and {len(below) - 5} more" if len(below) > 5 else ""
+    return f" itself, but in its folders {', '.join(below[:5])}{more}: give one of them" if below else ""
 
 
 def _formats() -> dict[str, Format]:

@@ -1,5 +1,6 @@
 """SAELens 6: ``cfg.json``, ``sae_weights.safetensors`` and, where activations are at hand, ``sparsity.safetensors``."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from sae_lightning.sae.formats.base import Format, is_transcoder, one_site
 from sae_lightning.sae.formats.files import (
     Weights,
     assemble,
+    flag,
     peek_json,
     positive_integer,
     read_json,
+    section,
     write_tensors,
 )
 
@@ -63,10 +66,9 @@ class SAELensFormat(Format):
     def read(self, path: Path) -> SparseAutoencoder:
         file = path / CONFIG
         config = read_json(file)
-        meta = config.get("metadata") if isinstance(config.get("metadata"), dict) else config
-        assert isinstance(meta, dict)
+        meta = section(config, "metadata", file) or config
         version = meta.get("sae_lens_version") or config.get("sae_lens_version")
-        theirs, options = self._architecture(config, file, old=not version or str(version).split(".")[0] < "6")
+        theirs, options = self._architecture(config, file, old=version is None or _major(version, file) < 6)
         weights = Weights.of_safetensors(path / WEIGHTS)
         try:
             sae = assemble(_OURS[theirs], options, _read_tensors(theirs, options, weights))
@@ -76,7 +78,7 @@ class SAELensFormat(Format):
         stated = {
             "sites": provenance.sites(hook, meta.get("hook_name_out")),
             "lm": provenance.language_model(meta.get("model_name")),
-            "data": {"context_length": meta.get("context_size"), "dataset": meta.get("dataset_path")},
+            "data": provenance.data(meta.get("context_size"), meta.get("dataset_path")),
         }
         stamped = meta.get(provenance.KEY)
         sae.metadata = provenance.metadata(self.name, version, stated, stamped, path / WEIGHTS)
@@ -87,35 +89,35 @@ class SAELensFormat(Format):
         theirs = config.get("architecture", "standard" if old else None)
         function = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
         if old and theirs == "standard" and function == "topk":
-            theirs, config = "topk", {**(config.get("activation_fn_kwargs") or {}), **config}
+            theirs, config = "topk", {**section(config, "activation_fn_kwargs", file), **config}
         elif old and function != "relu":
             raise UserError(f"{file}: activation_fn={function!r} can't be read; known are relu and topk")
         if theirs in ("batchtopk", "matryoshka_batchtopk"):
             raise UserError(f"{file}: architecture {theirs!r} is a training checkpoint of SAELens; {_SAVE}")
-        if theirs not in _OURS:
+        if not isinstance(theirs, str) or theirs not in _OURS:
             raise UserError(
                 f"{file}: architecture is {theirs!r}, and can be one of {', '.join(_OURS)}; get such a file"
             )
-        normalisation = config.get("normalize_activations") or "none"
-        if normalisation != "none":
+        normalisation = config.get("normalize_activations")
+        if normalisation not in (None, False, "none"):
             raise UserError(
                 f"{file}: normalize_activations={normalisation!r} is no part of the weights and differs from ours; "
                 "fold it in with SAELens and save again"
             )
-        if config.get("finetuning_scaling_factor"):
+        if config.get("finetuning_scaling_factor") not in (None, False):
             raise UserError(f"{file}: finetuning_scaling_factor scales features outside the weights; fold it in first")
         crosses = "transcoder" in theirs
-        subtract = config.get("apply_b_dec_to_input", not crosses)
+        subtract = flag(config, "apply_b_dec_to_input", not crosses, file)
         if crosses and subtract:
             raise UserError(
                 f"{file}: apply_b_dec_to_input=true contradicts architecture {theirs!r}; get the file again"
             )
         options = {name: positive_integer(config, name, file) for name in ("d_in", "d_sae")}
         options["d_out"] = positive_integer(config, "d_out", file) if crosses else options["d_in"]
-        options |= {"subtract_b_dec": bool(subtract), "skip": "skip" in theirs}
+        options |= {"subtract_b_dec": subtract, "skip": "skip" in theirs}
         if theirs in _SELECTIONS:
             options |= {"k": positive_integer(config, "k", file), "selection": _SELECTIONS[theirs]}
-            options["rescale_acts_by_decoder_norm"] = bool(config.get("rescale_acts_by_decoder_norm", False))
+            options["rescale_acts_by_decoder_norm"] = flag(config, "rescale_acts_by_decoder_norm", False, file)
         return theirs, options
 
     # Writing
@@ -178,6 +180,14 @@ class SAELensFormat(Format):
                 raise self.refuse(f"SAELens has transcoders with ReLU and JumpReLU only, and this one is {sae.name}")
             theirs = _TRANSCODERS[theirs, sae.skip]
         return theirs
+
+
+def _major(version: Any, file: Path) -> int:
+    """Return the first number of a version."""
+    found = re.match(r"v?(\d{1,9})(?!\d)", version) if isinstance(version, str) else None
+    if not found:
+        raise UserError(f"{file}: sae_lens_version is {version!r}, but must be a version like {VERSION}; get it again")
+    return int(found[1])
 
 
 def _their_metadata(sae: SparseAutoencoder) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sae_lightning.sae.formats.base import Format, is_transcoder, one_site
 from sae_lightning.sae.formats.files import (
     Weights,
     assemble,
+    flag,
     peek_json,
     positive_integer,
     read_json,
@@ -56,10 +57,11 @@ class SparsifyFormat(Format):
         config = read_json(file)
         d_in, d_sae = positive_integer(config, "d_in", file), _width(config, file)
         k, activation = positive_integer(config, "k", file), config.get("activation", "topk")
-        if activation not in _SELECTIONS or config.get("signed"):
-            what = f"activation={activation!r}" if activation not in _SELECTIONS else "signed=true"
+        known = isinstance(activation, str) and activation in _SELECTIONS
+        if not known or flag(config, "signed", False, file):
+            what = "signed=true" if known else f"activation={activation!r}"
             raise UserError(f"{file}: {what} can't be read; known are {', '.join(_SELECTIONS)}, unsigned")
-        transcode, skip = bool(config.get("transcode")), bool(config.get("skip_connection"))
+        transcode, skip = (flag(config, key, False, file) for key in ("transcode", "skip_connection"))
         weights = Weights.of_safetensors(path / WEIGHTS)
         tensors = {
             "W_enc": weights.take("encoder.weight", d_sae, d_in).T,
@@ -76,18 +78,19 @@ class SparsifyFormat(Format):
             tensors["b_enc"] = (tensors["b_enc"].double() - shift).float()
         options: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae, "k": k, "selection": _SELECTIONS[activation]}
         options |= {"subtract_b_dec": not transcode and not skip, "skip": skip}
-        options["unit_norm_decoder"] = bool(config.get("normalize_decoder", True)) and not transcode
+        options["unit_norm_decoder"] = flag(config, "normalize_decoder", True, file) and not transcode
         try:
             sae = assemble("topk", options, tensors)
         except UserError as error:
             raise UserError(f"{file}: {error}") from error
-        module = config.get("hookpoint") or path.resolve().name
         stated = {
-            "sites": sites_of_module(module, transcode),
+            "sites": sites_of_module(config.get("hookpoint"), transcode),
             "lm": provenance.language_model(config.get("model")),
         }
+        # The library itself names folders after modules and writes the name nowhere else.
+        guessed = {} if config.get("hookpoint") else {"sites": sites_of_module(path.resolve().name, transcode)}
         stamped = config.get(provenance.KEY)
-        sae.metadata = provenance.metadata(self.name, None, stated, stamped, path / WEIGHTS)
+        sae.metadata = provenance.metadata(self.name, None, stated, stamped, path / WEIGHTS, guessed)
         return sae
 
     def write(self, sae: SparseAutoencoder, folder: Path, rows: Tensor | None = None) -> None:

@@ -75,7 +75,7 @@ class AblationSparsityStudy(Study):
             measured = measure_all(
                 some, [_Pairs(self)], draws=self.draws, seed=self.seed, show_progress=self.show_progress
             )[self.name]
-            return replace(measured, notes=rounding_notes(subject.lm))
+            return replace(measured, notes=(*measured.notes, *rounding_notes(subject.lm)))
 
 
 class _Pairs(WindowStudy):

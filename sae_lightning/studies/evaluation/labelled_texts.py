@@ -74,10 +74,11 @@ def choose_texts(
         raise _too_few_classes(source, sizes, min_per_class)
 
     each = max_texts // len(kept)
-    if each < 2 * _LEAST_A_SIDE:
+    least = 2 * _LEAST_A_SIDE
+    if each < least:
         raise UserError(
-            f"studies.probe.max_texts={max_texts}: of {source} are {len(kept)} classes, and each needs "
-            f"{2 * _LEAST_A_SIDE} texts, half to train on and half to test on; raise it to {2 * _LEAST_A_SIDE * len(kept)}"
+            f"studies.probe.max_texts={max_texts}: of {source} are {len(kept)} classes, and each needs {least} texts, "
+            f"half to train on and half to test on; raise it to {least * len(kept)}"
         )
     n_test = min(max(round(each * test_fraction), _LEAST_A_SIDE), each - _LEAST_A_SIDE)
     shares = (each - n_test, n_test)

@@ -142,13 +142,15 @@ class ProbeStudy(Study):
         for number in track(tasks, len(tasks), f"probes of {name}", self.show_progress):
             scores[number] = list(probes.scores(tasks[number]))
         summary = _Summary(name, chosen, int(vectors.tokens[chosen.test].sum()), self.draws, self.seed)
-        notes = [] if len(probes.alive) else [f"{name}: no feature fires on the training texts: the dense probe is alone"]
+        dead = (
+            () if len(probes.alive) else (f"{name}: no feature fires on the training texts: only the dense probe is",)
+        )
         n_test = int(chosen.test.sum())
         note = (
             f"{name}: {len(chosen.texts) - n_test:,} training and {n_test:,} test texts of at most "
             f"{self.max_tokens} tokens, {len(chosen.classes)} classes ({', '.join(chosen.classes)})"
         )
-        return summary.result(tasks, scores, (note, *chosen.notes, *notes))
+        return summary.result(tasks, scores, (note, *chosen.notes, *dead))
 
 
 class _Summary:
@@ -185,8 +187,8 @@ class _Summary:
             return ()
         undefined = 1 - np.isfinite(draws[missing[0]]).mean()
         return (
-            f"{self.name}: {len(missing)} figures have no interval: {undefined:.0%} of the resamples of {self.n:,} test "
-            f"texts miss one of {len(self.classes)} classes (at most 10% may); raise studies.probe.max_texts or "
+            f"{self.name}: {len(missing)} figures have no interval: {undefined:.0%} of the resamples of {self.n:,} "
+            f"test texts miss one of {len(self.classes)} classes (at most 10% may); raise studies.probe.max_texts or "
             "studies.probe.test_fraction, or give more texts of the rarest class",
         )
 

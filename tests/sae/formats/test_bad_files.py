@@ -197,6 +197,11 @@ def test_a_pickle_of_something_else(tmp_path):
         ({"architecture": None}, ["architecture", "standard"]),
         ({"architecture": "temporal"}, ["temporal", "jumprelu"]),
         ({"architecture": "batchtopk"}, ["batchtopk", "save_inference_model"]),
+        ({"architecture": ["topk"]}, ["architecture", "['topk']"]),
+        ({"architecture": {}}, ["architecture", "{}"]),
+        ({"apply_b_dec_to_input": "false"}, ["apply_b_dec_to_input", "'false'", "true or false"]),
+        ({"rescale_acts_by_decoder_norm": "false"}, ["rescale_acts_by_decoder_norm", "'false'", "true or false"]),
+        ({"metadata": {"sae_lens_version": [6]}}, ["sae_lens_version", "[6]"]),
         ({"normalize_activations": "layer_norm"}, ["layer_norm"]),
         ({"normalize_activations": "expected_average_only_in"}, ["expected_average_only_in"]),
         ({"finetuning_scaling_factor": True}, ["finetuning_scaling_factor"]),
@@ -217,6 +222,10 @@ def test_saelens_configs(changes, words, tmp_path):
     ("changes", "words"),
     [
         ({"activation": "relu"}, ["relu", "groupmax"]),
+        ({"activation": ["topk"]}, ["activation", "['topk']"]),
+        ({"transcode": "false"}, ["transcode", "'false'", "true or false"]),
+        ({"skip_connection": 0}, ["skip_connection", "0", "true or false"]),
+        ({"normalize_decoder": "no"}, ["normalize_decoder", "'no'", "true or false"]),
         ({"signed": True}, ["signed"]),
         ({"skip_connection": True}, ["W_skip", "missing"]),
         ({"d_in": None}, ["d_in"]),
@@ -246,6 +255,8 @@ def test_dictionary_classes_by_their_tensors(tmp_path):
     folder = formats.write("dictionary_learning", make("topk"), tmp_path / "c")
     edit(folder / "config.json", lambda config: config["trainer"].update(dict_class="Sparse"))
     fails(folder, "Sparse", "AutoEncoderTopK")
+    edit(folder / "config.json", lambda config: config["trainer"].update(dict_class=["AutoEncoderTopK"]))
+    fails(folder, "['AutoEncoderTopK']", "one of")
 
 
 def test_a_checkpoint_finds_the_config_above_it(tmp_path):
@@ -262,6 +273,16 @@ def test_group_sizes_that_are_none(tmp_path):
     state = load(folder / "ae.pt")
     save(folder / "ae.pt", {**state, "group_sizes": torch.tensor([5, 5])})
     fails(folder, "group_sizes", "[5, 5]")
+    for sizes in (torch.tensor([[20, 20]]), torch.tensor(40), torch.tensor([20.0, 20.0])):
+        save(folder / "ae.pt", {**state, "group_sizes": sizes})
+        fails(folder, "group_sizes")
+
+
+def test_k_is_a_whole_number(tmp_path):
+    folder = formats.write("dictionary_learning", make("topk", k=2), tmp_path)
+    state = load(folder / "ae.pt")
+    save(folder / "ae.pt", {**state, "k": torch.tensor(2.5)})
+    fails(folder, "k is of type torch.float32", "whole")
 
 
 def test_thresholds_of_zero_and_below_are_a_relu(tmp_path):
@@ -308,8 +329,46 @@ def test_an_old_saelens_file(tmp_path):
     assert back.metadata["data"]["context_length"] == 64
     save_file({**tensors, "scaling_factor": torch.full((F,), 2.0)}, folder / "sae_weights.safetensors")
     fails(folder, "scaling_factor")
+    edit(folder / "cfg.json", lambda config: config.update(activation_fn_kwargs=[1]))
+    fails(folder, "activation_fn_kwargs", "[1]", "object")
     edit(folder / "cfg.json", lambda config: config.update(activation_fn_str="tanh-relu"))
     fails(folder, "tanh-relu")
+
+
+@pytest.mark.parametrize(("version", "old"), [("6.0.0", False), ("10.1.0", False), ("5.9.1", True), ("v4", True)])
+def test_versions_are_numbers(version, old, tmp_path):
+    """What an old file means without a word, a new one has to say: version 10 is no old one."""
+    folder = formats.write("saelens", make("standard"), tmp_path)
+
+    def change(config):
+        del config["architecture"]
+        config["metadata"]["sae_lens_version"] = version
+
+    edit(folder / "cfg.json", change)
+    if old:
+        assert formats.read(folder).name == "standard"
+    else:
+        fails(folder, "architecture is None")
+
+
+def test_tensors_without_numbers_of_their_own(tmp_path):
+    folder = formats.write("dictionary_learning", make("topk"), tmp_path)
+    state = load(folder / "ae.pt")
+    for odd in (
+        torch.zeros(F, D, device="meta"),
+        torch.zeros(1).expand(F, D),
+        torch.zeros(1).expand(10**9, 10**9),
+        torch.eye(D).to_sparse(),
+    ):
+        save(folder / "ae.pt", {**state, "encoder.weight": odd})
+        fails(folder, "encoder.weight", "no plain tensor")
+
+
+def test_a_bank_s_run_folder_names_its_lanes(tmp_path):
+    for name in ("k8", "k16"):
+        formats.write("sae_lightning", make("topk"), tmp_path / "run" / "lanes" / name / "export")
+    fails(tmp_path / "run", "lanes/k16, lanes/k8: give one of them")
+    assert formats.read(tmp_path / "run" / "lanes" / "k8").name == "topk"
 
 
 def test_nothing_recognisable(tmp_path):

@@ -1,6 +1,7 @@
 """Every format: out and back in, what it refuses, and what it recognises."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -115,6 +116,68 @@ def test_sites_of_sparsify_come_from_the_folder_s_name(folder, transcode, sites,
     config = {key: value for key, value in config.items() if key not in ("hookpoint", "sae_lightning")}
     (out / "cfg.json").write_text(json.dumps(config | {"transcode": transcode}))
     assert formats.read(out).metadata["sites"] == sites
+
+
+ATTENTION = "blocks.1.hook_attn_out"
+
+
+@pytest.mark.parametrize("form", FOREIGN)
+@pytest.mark.parametrize(
+    "sites", [{"read": [ATTENTION], "write": [ATTENTION]}, {"read": ["blocks.1.mlp.hook_in"], "write": [ATTENTION]}]
+)
+def test_no_name_of_a_folder_or_module_beats_the_stamp(form, sites, tmp_path):
+    name = "standard" if form == "saelens" else "topk"
+    out = formats.write(form, make(name, sites=sites), tmp_path / "layers.9")
+    assert formats.read(out).metadata["sites"] == sites
+
+
+@pytest.mark.parametrize(
+    ("form", "place", "key", "said"),
+    [
+        ("saelens", "metadata", "hook_name", "blocks.9.hook_resid_post"),
+        ("sparsify", None, "hookpoint", "layers.9"),
+        ("dictionary_learning", "trainer", "submodule_name", "resid_post_layer_9"),
+    ],
+)
+def test_what_a_file_states_counts_where_no_stamp_fits_its_weights(form, place, key, said, tmp_path, caplog):
+    out = formats.write(form, make("topk"), tmp_path / "layers.5")
+    file = next(out.glob("*.json"))
+    config = json.loads(file.read_text())
+    (config[place] if place else config)[key] = said
+    file.write_text(json.dumps(config))
+    assert formats.read(out).metadata["sites"] == SITES
+    assert "blocks.9.hook_resid_post" in caplog.text
+    stamp = config["metadata"] if form == "saelens" else config
+    stamp["sae_lightning"]["weights_sha256"] = "0" * 64
+    file.write_text(json.dumps(config))
+    assert formats.read(out).metadata["sites"]["read"] == ["blocks.9.hook_resid_post"]
+
+
+@pytest.mark.parametrize("form", FOREIGN)
+def test_a_stamp_of_another_form_is_refused(form, tmp_path):
+    out = formats.write(form, make("topk"), tmp_path / "sae")
+    file = next(out.glob("*.json"))
+    config = json.loads(file.read_text())
+    stamp = config["metadata"] if form == "saelens" else config
+    stamp["sae_lightning"]["metadata"]["sites"] = [1]
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"metadata\.sites=\[1\]"):
+        formats.read(out)
+
+
+@pytest.mark.parametrize("form", [*FOREIGN, "sae_lightning"])
+def test_a_full_disk_is_one_line(form, tmp_path):
+    """A limit on the size of files fails as a full disk does, in the libraries that write them."""
+    sae = make("topk", d_in=64, d_sae=256)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(UserError, match="can't be written") as error:
+            formats.write(form, sae, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_dictionary_learning_names_submodules(tmp_path):
