@@ -24,8 +24,14 @@ def evaluate(config: EvaluateConfig, out: Path, asked: frozenset[str] = frozense
 
     build.check_studies(config)
     # Whether it can be written shows before anything is measured; and what was measured shows, whatever can be written.
+    existed = out.exists()
     check_writable(out)
-    found = {**build.evaluate(config, asked), "environment": describe_environment()}
+    try:
+        found = {**build.evaluate(config, asked), "environment": describe_environment()}
+    except UserError:
+        if not existed:
+            out.rmdir()
+        raise
     show_evaluation(found)
     write_json(out / "evaluation.json", found)
     write_evaluation_html(out / "evaluation.html", found)

@@ -61,7 +61,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_a_sweep_is_cancelled_in_part_edited_in_part_and_deaf_to_later_edits_of_the_source(
-    cluster: OneNode, checkout: Path, rows_file: Path
+    cluster: OneNode, checkout: Path, rows_file: Path, request: pytest.FixtureRequest
 ) -> None:
     shutil.copy(rows_file, checkout / "rows.npy")
 
@@ -72,6 +72,8 @@ def test_a_sweep_is_cancelled_in_part_edited_in_part_and_deaf_to_later_edits_of_
         return subprocess.run(words, cwd=checkout, env=env, capture_output=True, text=True, check=False)
 
     in_the_way = cluster.ask("sbatch", "--parsable", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 600")
+    # The other tests' jobs would wait behind it.
+    request.addfinalizer(lambda: cluster.ask("scancel", in_the_way))
     done = run("train", *SWEEP, *RUN, "sae.k=2,4,6,8", "hydra.launcher.array_parallelism=1", "hydra.sweep.dir=s")
     assert done.returncode == 0, done.stderr
     runs = [checkout / "s" / str(i) for i in range(4)]
@@ -85,7 +87,7 @@ def test_a_sweep_is_cancelled_in_part_edited_in_part_and_deaf_to_later_edits_of_
     assert "+# a change" in source["git"]["patch"]
     assert "+new = 1" in source["git"]["patch"]
     assert source["packages"]["torch"]
-    for name in ("train.py", "config.py", "launch/recompose.py", "launch/train_job.py"):
+    for name in ("train.py", "config/run.py", "launch/recompose.py", "launch/train_job.py"):
         path = checkout / "sae_lightning" / name
         path.write_text(path.read_text() + "\nraise RuntimeError('edited after submission')\n")
     shutil.rmtree(checkout / "conf")
