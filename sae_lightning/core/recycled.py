@@ -1,36 +1,58 @@
 """Tensors over memory that is used again once nobody holds them."""
 
+import math
 import sys
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Shaped
 from torch import Tensor
+
+_ALIGNED = 64
 
 
 class Recycled:
-    """Gives float32 tensors of one shape. The memory of one that is gone, with all its views, serves the next.
+    """Gives tensors in host memory. The memory of one that is gone, with all its views, serves the next.
 
-    A tensor made by ``torch.from_numpy`` keeps a reference to its array for as long as its storage lives: an array that
-    only this pool refers to is free. At most ``most`` arrays are kept; whoever holds more gets fresh memory.
+    Memory that is touched for the first time costs more than most work on it: the system hands out large blocks page by
+    page. A tensor made by ``torch.from_numpy`` keeps a reference to its array for as long as its storage lives: an
+    array that only this pool refers to is free. At most ``most`` arrays are kept; whoever holds more gets fresh memory,
+    and asking for another size lets go of those that do not fit. A copy of a pool is an empty one.
     """
 
-    def __init__(self, shape: tuple[int, ...], most: int = 8) -> None:
-        self.shape = shape
+    def __init__(self, most: int = 8) -> None:
         self._most = most
         self._arrays: list[np.ndarray] = []
         # What the count is for an array that is in use nowhere: Pythons differ, so it is counted and not known.
         (self._idle,) = _references([np.empty(0)])
 
-    def take(self) -> Float[Tensor, "..."]:
-        """Return a tensor with any content."""
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Shaped[Tensor, "..."]:
+        """Return a tensor with any content, in order and at an address that is a multiple of 64."""
+        wanted = math.prod(shape) * dtype.itemsize + _ALIGNED
+        self._arrays = [
+            array
+            for array, references in zip(self._arrays, _references(self._arrays), strict=True)
+            if array.nbytes == wanted or references > self._idle
+        ]
         for number, references in enumerate(_references(self._arrays)):
-            if references == self._idle:
-                return torch.from_numpy(self._arrays[number])
-        array = np.empty(self.shape, np.float32)
+            if references == self._idle and self._arrays[number].nbytes == wanted:
+                return _tensor(self._arrays[number], shape, dtype)
+        array = np.empty(wanted, np.uint8)
         if len(self._arrays) < self._most:
             self._arrays.append(array)
-        return torch.from_numpy(array)
+        return _tensor(array, shape, dtype)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Recycled":
+        return Recycled(self._most)
+
+    def __reduce__(self) -> tuple[type["Recycled"], tuple[int]]:
+        return Recycled, (self._most,)
+
+
+def _tensor(array: np.ndarray, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    first = -array.ctypes.data % _ALIGNED
+    n_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(array)[first : first + n_bytes].view(dtype).view(shape)
 
 
 def _references(arrays: list[np.ndarray]) -> list[int]:

@@ -169,9 +169,12 @@ class SAEOutput:
     """What one forward pass gives: reconstruction, features, and the pre-activations they were chosen from.
 
     pre_acts carries gradients only where the architecture is dense; a sparse architecture's gradient travels through
-    ``features.values`` alone, so that nothing of size n x d_sae is kept for the backward pass.
+    ``features.values`` alone, so that nothing of size n x d_sae is kept for the backward pass. It is None where
+    pre-activations went by in blocks and were never whole, and rounded (bfloat16) where a narrow product selected.
+    selected: of sparse features, the pre-activation of each stored pair, differentiable.
     """
 
     y_hat: Float[Tensor, "n d_out"]
     features: Features
-    pre_acts: Float[Tensor, "n d_sae"]
+    pre_acts: Float[Tensor, "n d_sae"] | None
+    selected: Float[Tensor, "nnz"] | None = None

@@ -34,6 +34,14 @@ class StepContext:
     n_dead: int | None = None
     _cache: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
+    def pre_acts(self) -> Float[Tensor, "n d_sae"]:
+        """Return all pre-activations, differentiable; made anew where the forward pass did not keep them whole."""
+        if self.out.pre_acts is not None and self.out.pre_acts.requires_grad:
+            return self.out.pre_acts
+        if "pre_acts" not in self._cache:
+            self._cache["pre_acts"] = self.sae.pre_acts(self.batch.x)
+        return self._cache["pre_acts"]
+
     def target_variance(self) -> Float[Tensor, ""]:
         """Return ``Var(y) = mean_token ||y - mean(y)||^2`` of the batch, detached; 1 where it is 0.
 

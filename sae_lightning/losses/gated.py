@@ -35,7 +35,7 @@ class GatedL1(LossTerm):
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         weights = penalty_weights(ctx.sae, self.decoder_norm)
-        return (ctx.out.pre_acts.relu().sum(0) * weights).sum() / len(ctx.batch)
+        return (ctx.pre_acts().relu().sum(0) * weights).sum() / len(ctx.batch)
 
 
 class GatedAux(LossTerm):
@@ -53,7 +53,7 @@ class GatedAux(LossTerm):
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         sae, x, features = ctx.sae, ctx.batch.x, ctx.out.features
         mean, std = features.input_mean, features.input_std
-        pi = ctx.out.pre_acts
+        pi = ctx.pre_acts()
         if sae.rescale_acts_by_decoder_norm:
             pi = pi / sae.decoder_norms()
         b_dec = sae.b_dec.detach()

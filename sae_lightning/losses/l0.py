@@ -46,5 +46,5 @@ class L0(LossTerm):
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         assert isinstance(ctx.sae, JumpReLUSAE)
-        l0 = ctx.sae.step(ctx.out.pre_acts).sum() / len(ctx.batch)
+        l0 = ctx.sae.step_sum(ctx.out) / len(ctx.batch)
         return l0 if self.target_l0 is None else (l0 / self.target_l0 - 1).square()

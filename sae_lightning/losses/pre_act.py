@@ -38,7 +38,7 @@ class PreAct(LossTerm):
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         assert isinstance(ctx.sae, JumpReLUSAE)
         weights = penalty_weights(ctx.sae, self.decoder_norm, self.site_widths)
-        z = ctx.out.pre_acts
+        z = ctx.pre_acts()
         # Summed over tokens first: what is left to weigh has d_sae entries.
         below = (ctx.sae.theta.to(z.dtype) - z).relu().sum(0)
         return (below * weights).sum() / len(ctx.batch)

@@ -3,9 +3,10 @@
 Features stay sparse end to end where the architecture is; nothing here knows losses or training.
 """
 
-from sae_lightning.sae.base import InitDefaults, SparseAutoencoder
+from sae_lightning.sae.base import SparseAutoencoder
 from sae_lightning.sae.batch_topk import BatchTopKSAE
 from sae_lightning.sae.fold import fold
+from sae_lightning.sae.forms import InitDefaults
 from sae_lightning.sae.gated import GatedSAE
 from sae_lightning.sae.geometry import decoder_norms, geometric_median, remove_parallel_gradient, renormalise
 from sae_lightning.sae.init import initialise

@@ -3,8 +3,7 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -12,28 +11,15 @@ from torch import Tensor, nn
 
 from sae_lightning.activations.normalise import row_statistics
 from sae_lightning.core import Features, SAEOutput, UserError
-from sae_lightning.sae.kernels import SparsePattern, gather_features, pattern_of, sparse_decode, sparse_encode
-
-Scheme = Literal["tied", "kaiming", "kaiming_transpose", "datapoint", "zero_decoder"]
-BiasInit = Literal["zero", "mean", "geometric_median"]
-
-
-@dataclass(frozen=True)
-class InitDefaults:
-    """How an architecture starts unless told otherwise; see sae.init. decoder_norm: length of each decoder row."""
-
-    scheme: Scheme = "tied"
-    decoder_norm: float = 0.1
-    b_dec: BiasInit = "zero"
-
-
-class Rows(NamedTuple):
-    """Input rows as the encoder multiplies them, and what undoes their layer norm."""
-
-    x: Float[Tensor, "n d_in"]
-    centred: Float[Tensor, "n d_in"]
-    mean: Float[Tensor, "n 1"] | None
-    std: Float[Tensor, "n 1"] | None
+from sae_lightning.sae.forms import Encoded, InitDefaults, Rows
+from sae_lightning.sae.kernels import (
+    Execution,
+    SparsePattern,
+    gather_features,
+    pattern_of,
+    sparse_decode,
+    sparse_encode,
+)
 
 
 class SparseAutoencoder(nn.Module, ABC):
@@ -51,7 +37,9 @@ class SparseAutoencoder(nn.Module, ABC):
     skip: adds ``(x - b_dec) W_skip`` to the output (a transcoder's linear path).
     layer_norm: reads raw rows as ``(x - mean(x)) / sqrt(var(x) + 1e-5)`` and gives the output back in raw units.
 
-    Sparse architectures compute z without gradients; their gradient passes through the selected values alone.
+    W_enc lies by feature in memory (its transpose is contiguous), like W_dec: what touches some features touches whole
+    lines. Sparse architectures compute z without gradients; their gradient passes through the selected values alone.
+    ``execution`` says how products are computed; it is no part of what the SAE means.
     A subclass with a ``name`` of its own registers itself (see sae.registry). Raises UserError for sizes that
     contradict each other and for input of the wrong width.
     """
@@ -101,7 +89,8 @@ class SparseAutoencoder(nn.Module, ABC):
         self.progress = 0.0
         self.metadata: dict[str, Any] = {}
         self.sample: tuple[Tensor, Tensor] | None = None
-        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        self.execution = Execution()
+        self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).t())
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_out))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
@@ -115,7 +104,7 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def encode(self, x: Float[Tensor, "n d_in"]) -> Features:
         """Return the features of each row: the training selection in train mode, the inference one in eval mode."""
-        return self._encode(self._rows(x))[0]
+        return self._encode(self._rows(x)).features
 
     def decode(self, features: Features) -> Float[Tensor, "n d_out"]:
         """Return ``f W_dec + b_dec`` in raw units (without the skip path, which needs x)."""
@@ -124,15 +113,15 @@ class SparseAutoencoder(nn.Module, ABC):
     def forward(self, x: Float[Tensor, "n d_in"]) -> SAEOutput:
         """Return reconstruction, features and pre-activations."""
         rows = self._rows(x)
-        features, pre_acts = self._encode(rows)
+        features, pre_acts, selected = self._encode(rows)
         y_hat = self._decode(features)
         if self.W_skip is not None:
             y_hat = y_hat + rows.centred @ self.W_skip
-        return SAEOutput(self._undo(y_hat, features), features, pre_acts)
+        return SAEOutput(self._undo(y_hat, features), features, pre_acts, selected)
 
     @abstractmethod
-    def _encode(self, rows: Rows) -> tuple[Features, Float[Tensor, "n d_sae"]]:
-        """Return features and the pre-activations they were chosen from."""
+    def _encode(self, rows: Rows) -> Encoded:
+        """Return features and what they were chosen from."""
 
     def _dense_features(self, values: Float[Tensor, "n d_sae"], rows: Rows) -> Features:
         return Features(values, None, None, self.d_sae, rows.mean, rows.std)
@@ -182,18 +171,21 @@ class SparseAutoencoder(nn.Module, ABC):
         pre_acts: ``SAEOutput.pre_acts`` of the same x, which saves computing the values again. No gradient goes into
         it. Nothing of size n x d_sae is made.
         """
-        return self._selected(self._rows(x), pattern_of(indices, offsets, self.d_sae), pre_acts)
+        pattern = pattern_of(indices, offsets, self.d_sae)
+        # Rounded ones are computed anew.
+        exact = pre_acts is not None and pre_acts.dtype == self.W_enc.dtype
+        scores = pre_acts.detach()[pattern.rows, pattern.indices] if exact and pre_acts is not None else None
+        return self._selected(self._rows(x), pattern, scores)
 
-    def _selected(self, rows: Rows, pattern: SparsePattern, pre_acts: Tensor | None) -> Float[Tensor, "nnz"]:
+    def _selected(self, rows: Rows, pattern: SparsePattern, scores: Tensor | None) -> Float[Tensor, "nnz"]:
+        """Return z at the pairs of ``pattern``, differentiable. scores: the same numbers, where they are known."""
         b_dec = self.b_dec if self.subtract_b_dec else None
-        if pre_acts is not None:
-            pre_acts = pre_acts.detach()
         if not self.rescale_acts_by_decoder_norm:
-            return sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, pre_acts)
+            return sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, scores)
         norms = self.decoder_norms()
-        if pre_acts is not None:
-            pre_acts = pre_acts / norms.detach()
-        return sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, pre_acts) * gather_features(norms, pattern)
+        if scores is not None:
+            scores = scores / norms.detach()[pattern.indices]
+        return sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, scores) * gather_features(norms, pattern)
 
     def decode_sparse(
         self,

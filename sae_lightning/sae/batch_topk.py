@@ -9,10 +9,9 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 
-from sae_lightning.core import Features, UserError
-from sae_lightning.sae.base import InitDefaults, Rows
-from sae_lightning.sae.kernels import above, batch_top_k
-from sae_lightning.sae.kernels.select import Pairs
+from sae_lightning.core import UserError
+from sae_lightning.sae.forms import Encoded, InitDefaults, Rows
+from sae_lightning.sae.kernels import Above, BatchTopK, Selector
 from sae_lightning.sae.order_statistic import threshold_for
 from sae_lightning.sae.selective import SelectiveAutoencoder
 
@@ -70,16 +69,16 @@ class BatchTopKSAE(SelectiveAutoencoder):
         self.register_buffer("threshold", torch.zeros((), dtype=torch.float64))
         self.register_buffer("threshold_set", torch.zeros((), dtype=torch.bool))
 
-    def select(self, pre_acts: Float[Tensor, "n d_sae"], k: int | None = None) -> Pairs:
+    def selector(self, n: int, k: int | None = None) -> Selector:
         if k is None and not self.training:
-            return above(pre_acts, self.threshold)
-        return batch_top_k(pre_acts, min(self.k_effective if k is None else k, self.d_sae) * pre_acts.shape[0])
+            return Above(self.threshold, self.d_sae)
+        return BatchTopK(min(self.k_effective if k is None else k, self.d_sae) * n, self.d_sae)
 
-    def _encode(self, rows: Rows) -> tuple[Features, Float[Tensor, "n d_sae"]]:
-        features, z = super()._encode(rows)
+    def _encode(self, rows: Rows) -> Encoded:
+        encoded = super()._encode(rows)
         if self.training:
-            self._follow(features.values)
-        return features, z
+            self._follow(encoded.features.values)
+        return encoded
 
     @torch.no_grad()
     def _follow(self, values: Float[Tensor, "nnz"]) -> None:

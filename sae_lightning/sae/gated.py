@@ -5,8 +5,8 @@ from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from sae_lightning.core import Features
-from sae_lightning.sae.base import InitDefaults, Rows, SparseAutoencoder
+from sae_lightning.sae.base import SparseAutoencoder
+from sae_lightning.sae.forms import Encoded, InitDefaults, Rows
 
 
 class GatedSAE(SparseAutoencoder):
@@ -50,13 +50,13 @@ class GatedSAE(SparseAutoencoder):
         self.r_mag = nn.Parameter(torch.zeros(d_sae))
         self.b_mag = nn.Parameter(torch.zeros(d_sae))
 
-    def _encode(self, rows: Rows) -> tuple[Features, Float[Tensor, "n d_sae"]]:
+    def _encode(self, rows: Rows) -> Encoded:
         h = rows.centred @ self.W_enc
         pi, magnitude = h + self.b_enc, h * self.r_mag.exp() + self.b_mag
         if self.rescale_acts_by_decoder_norm:
             norms = self.decoder_norms()
             pi, magnitude = pi * norms, magnitude * norms
-        return self._dense_features(magnitude.relu() * (pi > 0), rows), pi
+        return Encoded(self._dense_features(magnitude.relu() * (pi > 0), rows), pi)
 
     @torch.no_grad()
     def shift_input_(self, shift: Float[Tensor, "d_in"]) -> None:

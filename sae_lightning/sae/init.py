@@ -8,7 +8,8 @@ from pydantic import NonNegativeInt, PositiveFloat
 from torch import Tensor
 
 from sae_lightning.core import UserError, torch_generator
-from sae_lightning.sae.base import BiasInit, Scheme, SparseAutoencoder
+from sae_lightning.sae.base import SparseAutoencoder
+from sae_lightning.sae.forms import BiasInit, Scheme
 from sae_lightning.sae.geometry import geometric_median, renormalise
 
 

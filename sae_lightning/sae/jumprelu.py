@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from sae_lightning.core import Features, UserError
-from sae_lightning.sae.base import InitDefaults, Rows, SparseAutoencoder
+from sae_lightning.core import SAEOutput, UserError
+from sae_lightning.sae.forms import InitDefaults, Rows
+from sae_lightning.sae.kernels import SparsePattern, gather_features, pattern_of
+from sae_lightning.sae.thresholded import ThresholdedAutoencoder, pair_pre_acts_of
 
 
-class JumpReLUSAE(SparseAutoencoder):
+class JumpReLUSAE(ThresholdedAutoencoder):
     """``f = z H(z - theta)`` with ``z = (x - b_dec) W_enc + b_enc``, ``y_hat = f W_dec + b_dec``.
 
     ``theta = exp(log_theta) > 0`` [d_sae], in the unit of f; at least float32 whatever the SAE's dtype, and compared
@@ -67,11 +69,31 @@ class JumpReLUSAE(SparseAutoencoder):
     def step(self, pre_acts: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_sae"]:
         """Return ``H(z - theta)`` as numbers; its sum over features is the L0 of a row. Gradient to theta alone."""
         z = _at_least_float32(pre_acts)
-        return _Step.apply(z, self.theta.to(z.dtype), self.bandwidth)  # type: ignore[no-any-return]
+        return _Step.apply(z, self.theta.to(z.dtype), self.bandwidth)  # type: ignore[no-any-return]  # torch's apply is untyped
 
-    def _encode(self, rows: Rows) -> tuple[Features, Float[Tensor, "n d_sae"]]:
-        z = _at_least_float32(self._pre_acts(rows))
-        return self._dense_features(_JumpReLU.apply(z, self.theta.to(z.dtype), self.bandwidth), rows), z
+    def step_sum(self, out: SAEOutput) -> Float[Tensor, ""]:
+        """Return the sum of ``H(z - theta)`` over rows and features, whatever form the features of ``out`` have."""
+        if out.features.indices is None or out.features.offsets is None:
+            assert out.pre_acts is not None
+            return self.step(out.pre_acts).sum()
+        z = _at_least_float32(pair_pre_acts_of(out))
+        theta = gather_features(self.theta, pattern_of(out.features.indices, out.features.offsets, self.d_sae))
+        return _Step.apply(z, theta.to(z.dtype), self.bandwidth).sum()  # type: ignore[no-any-return]  # as above
+
+    def bars(self) -> Float[Tensor, "d_sae"]:
+        # The kernel reaches below the threshold: pairs there do not fire, but move it.
+        return (self.theta - self.bandwidth / 2).detach()
+
+    def activate_pairs(self, z: Float[Tensor, "nnz"], pattern: SparsePattern) -> Float[Tensor, "nnz"]:
+        z = _at_least_float32(z)
+        return _JumpReLU.apply(z, gather_features(self.theta, pattern).to(z.dtype), self.bandwidth)
+
+    def activate_all(self, z: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_sae"]:
+        z = _at_least_float32(z)
+        return _JumpReLU.apply(z, self.theta.to(z.dtype), self.bandwidth)
+
+    def _pre_acts(self, rows: Rows) -> Float[Tensor, "n d_sae"]:
+        return _at_least_float32(super()._pre_acts(rows))
 
     def _scale_thresholds_(self, factor: Tensor) -> None:
         self.log_theta.copy_(self.log_theta.double() + factor.log())
@@ -86,6 +108,7 @@ def _kernel(z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
 
 
 class _JumpReLU(Function):
+    # theta: of each feature, or (for pairs) one beside each z.
     @staticmethod
     def forward(ctx: Any, z: Tensor, theta: Tensor, bandwidth: float) -> Tensor:
         ctx.bandwidth = bandwidth
@@ -96,7 +119,7 @@ class _JumpReLU(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         z, theta = ctx.saved_tensors
-        d_theta = -(theta / ctx.bandwidth) * (grad * _kernel(z, theta, ctx.bandwidth)).sum(0)
+        d_theta = -(theta / ctx.bandwidth) * (grad * _kernel(z, theta, ctx.bandwidth)).sum_to_size(theta.shape)
         return grad * (z > theta), d_theta, None
 
 
@@ -111,4 +134,4 @@ class _Step(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         z, theta = ctx.saved_tensors
-        return None, -(grad * _kernel(z, theta, ctx.bandwidth)).sum(0) / ctx.bandwidth, None
+        return None, -(grad * _kernel(z, theta, ctx.bandwidth)).sum_to_size(theta.shape) / ctx.bandwidth, None

@@ -10,8 +10,8 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from sae_lightning.core import Features, UserError
-from sae_lightning.sae.base import InitDefaults
 from sae_lightning.sae.batch_topk import BatchTopKSAE
+from sae_lightning.sae.forms import InitDefaults
 from sae_lightning.sae.kernels import gather_features, pattern_of, sparse_decode
 
 

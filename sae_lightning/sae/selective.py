@@ -3,17 +3,16 @@
 from abc import abstractmethod
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sae_lightning.core import Features, UserError
-from sae_lightning.sae.base import Rows, SparseAutoencoder
-from sae_lightning.sae.kernels import pattern_of
-from sae_lightning.sae.kernels.select import Pairs
+from sae_lightning.sae.choosing import ChoosingAutoencoder
+from sae_lightning.sae.forms import Encoded, Rows
+from sae_lightning.sae.kernels import Selector
 
 
-class SelectiveAutoencoder(SparseAutoencoder):
+class SelectiveAutoencoder(ChoosingAutoencoder):
     """``f = ReLU(z)`` on selected pairs, 0 elsewhere; forward and backward cost follow the pairs.
 
     k anneals linearly from ``k_start`` to ``k`` over the first share ``k_anneal`` of training (none without
@@ -45,8 +44,8 @@ class SelectiveAutoencoder(SparseAutoencoder):
         return self.k
 
     @abstractmethod
-    def select(self, pre_acts: Float[Tensor, "n d_sae"], k: int | None = None) -> Pairs:
-        """Return the CSR (indices, offsets) of the pairs kept; k: instead of ``k_effective``."""
+    def selector(self, n: int, k: int | None = None) -> Selector:
+        """Return a fresh selection over ``n`` rows; k: instead of ``k_effective``."""
 
     def activate(self, values: Float[Tensor, "nnz"]) -> Float[Tensor, "nnz"]:
         """Return the activations of selected pre-activations."""
@@ -56,19 +55,12 @@ class SelectiveAutoencoder(SparseAutoencoder):
         self, x: Float[Tensor, "n d_in"], k: int, pre_acts: Float[Tensor, "n d_sae"] | None = None
     ) -> Features:
         """Return the features a selection of ``k`` would keep (Multi-TopK). pre_acts: as in selected_pre_acts."""
-        rows = self._rows(x)
-        z = self._frozen_pre_acts(rows) if pre_acts is None else pre_acts.detach()
-        return self._features(rows, z, self.select(z, k))
+        return self._keep(self._rows(x), self.selector(len(x), k), pre_acts).features
 
-    def _encode(self, rows: Rows) -> tuple[Features, Float[Tensor, "n d_sae"]]:
-        z = self._frozen_pre_acts(rows)
-        return self._features(rows, z, self.select(z)), z
+    def _encode(self, rows: Rows) -> Encoded:
+        return self._keep(rows, self.selector(len(rows.x)))
 
-    def _frozen_pre_acts(self, rows: Rows) -> Float[Tensor, "n d_sae"]:
-        with torch.no_grad():
-            return self._pre_acts(rows)
-
-    def _features(self, rows: Rows, z: Float[Tensor, "n d_sae"], pairs: Pairs) -> Features:
-        indices, offsets = pairs
-        values = self._selected(rows, pattern_of(indices, offsets, self.d_sae), z)
-        return Features(self.activate(values), indices, offsets, self.d_sae, rows.mean, rows.std)
+    def _keep(self, rows: Rows, selector: Selector, pre_acts: Tensor | None = None) -> Encoded:
+        z, pattern, pre_acts = self._choose(rows, selector, pre_acts)
+        features = Features(self.activate(z), pattern.indices, pattern.offsets, self.d_sae, rows.mean, rows.std)
+        return Encoded(features, pre_acts, z)

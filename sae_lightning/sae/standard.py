@@ -2,17 +2,20 @@
 
 from typing import Annotated
 
+import torch
 from annotated_types import Ge, Lt
 from jaxtyping import Float
 from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from sae_lightning.core import Features, UserError
-from sae_lightning.sae.base import InitDefaults, Rows, SparseAutoencoder
+from sae_lightning.core import UserError
+from sae_lightning.sae.forms import InitDefaults
+from sae_lightning.sae.kernels import SparsePattern
+from sae_lightning.sae.thresholded import ThresholdedAutoencoder
 
 
-class StandardSAE(SparseAutoencoder):
+class StandardSAE(ThresholdedAutoencoder):
     """``f = ReLU((x - b_dec) W_enc + b_enc)``, ``y_hat = f W_dec + b_dec``.
 
     negative_slope: LeakyReLU instead of ReLU; negative activations then count as active.
@@ -51,7 +54,12 @@ class StandardSAE(SparseAutoencoder):
             raise UserError(f"negative_slope={negative_slope}: must lie between 0 and 1")
         self.negative_slope = negative_slope
 
-    def _encode(self, rows: Rows) -> tuple[Features, Float[Tensor, "n d_sae"]]:
-        z = self._pre_acts(rows)
-        f = functional.leaky_relu(z, self.negative_slope) if self.negative_slope else z.relu()
-        return self._dense_features(f, rows), z
+    def bars(self) -> Float[Tensor, "d_sae"]:
+        # Nothing is 0 under a leaky ReLU: no bar is low enough.
+        return torch.full_like(self.b_enc, -torch.inf if self.negative_slope else 0.0)
+
+    def activate_pairs(self, z: Float[Tensor, "nnz"], pattern: SparsePattern) -> Float[Tensor, "nnz"]:
+        return self.activate_all(z)
+
+    def activate_all(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return functional.leaky_relu(z, self.negative_slope) if self.negative_slope else z.relu()

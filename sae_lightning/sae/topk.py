@@ -1,6 +1,6 @@
 """TopK: each row keeps its k largest pre-activations."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Le
 from jaxtyping import Float
@@ -8,10 +8,11 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from sae_lightning.core import UserError
-from sae_lightning.sae.base import InitDefaults
-from sae_lightning.sae.kernels import group_max, row_top_k
-from sae_lightning.sae.kernels.select import Pairs
+from sae_lightning.sae.forms import InitDefaults
+from sae_lightning.sae.kernels import GroupMax, RowTopK, Selector
 from sae_lightning.sae.selective import SelectiveAutoencoder
+
+Selection = Literal["topk", "abs_topk", "group_max"]
 
 
 class TopKSAE(SelectiveAutoencoder):
@@ -38,7 +39,7 @@ class TopKSAE(SelectiveAutoencoder):
         d_out: PositiveInt | None = None,
         *,
         k: PositiveInt = 32,
-        selection: Literal["topk", "abs_topk", "group_max"] = "topk",
+        selection: Selection = "topk",
         k_start: PositiveInt | None = None,
         k_anneal: Annotated[float, Ge(0), Le(1)] = 0.0,
         rescale_acts_by_decoder_norm: bool = False,
@@ -60,28 +61,23 @@ class TopKSAE(SelectiveAutoencoder):
             skip=skip,
             layer_norm=layer_norm,
         )
-        if selection not in _SELECT:
-            raise UserError(f"selection={selection!r}: must be one of {', '.join(_SELECT)}")
+        if selection not in get_args(Selection):
+            raise UserError(f"selection={selection!r}: must be one of {', '.join(get_args(Selection))}")
         if selection == "group_max" and (k_start is not None or d_sae % k):
             raise UserError(
                 f"selection=group_max with k={k}, k_start={k_start}: k must divide d_sae={d_sae} and not anneal"
             )
-        self.selection: Literal["topk", "abs_topk", "group_max"] = selection
+        self.selection: Selection = selection
 
-    def select(self, pre_acts: Float[Tensor, "n d_sae"], k: int | None = None) -> Pairs:
+    def selector(self, n: int, k: int | None = None) -> Selector:
         k = min(self.k_effective if k is None else k, self.d_sae)
-        if self.selection == "group_max" and self.d_sae % k:
+        if self.selection != "group_max":
+            return RowTopK(k, signed=self.selection == "abs_topk")
+        if self.d_sae % k:
             raise UserError(
                 f"selection=group_max with k={k}: k must divide d_sae={self.d_sae}; choose another selection"
             )
-        return _SELECT[self.selection](pre_acts, k)
+        return GroupMax(self.d_sae // k)
 
     def activate(self, values: Float[Tensor, "nnz"]) -> Float[Tensor, "nnz"]:
         return values if self.selection == "abs_topk" else values.relu()
-
-
-def _abs_top_k(z: Float[Tensor, "n d_sae"], k: int) -> Pairs:
-    return row_top_k(z.abs(), k)
-
-
-_SELECT = {"topk": row_top_k, "abs_topk": _abs_top_k, "group_max": group_max}

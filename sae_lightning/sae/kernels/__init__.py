@@ -1,20 +1,27 @@
 """Sparse products of an SAE: cost and memory follow the active pairs, not ``n x d_sae``.
 
-Exact, deterministic run to run, on CPU and CUDA alike; the dense encoder product stays with the caller.
+Exact, deterministic run to run, on CPU and CUDA alike. The dense encoder product goes by in blocks of features.
 """
 
 from sae_lightning.sae.kernels.pattern import SparsePattern, pattern_of
-from sae_lightning.sae.kernels.select import above, batch_top_k, group_max, row_top_k
-from sae_lightning.sae.kernels.sparse import gather_features, sparse_decode, sparse_encode
+from sae_lightning.sae.kernels.product import Execution, pre_act_blocks
+from sae_lightning.sae.kernels.selectors import Above, AboveEach, BatchTopK, Chosen, GroupMax, RowTopK, Selector
+from sae_lightning.sae.kernels.sparse import gather_features, pair_pre_acts, sparse_decode, sparse_encode
 
 __all__ = [
+    "Above",
+    "AboveEach",
+    "BatchTopK",
+    "Chosen",
+    "Execution",
+    "GroupMax",
+    "RowTopK",
+    "Selector",
     "SparsePattern",
-    "above",
-    "batch_top_k",
     "gather_features",
-    "group_max",
+    "pair_pre_acts",
     "pattern_of",
-    "row_top_k",
+    "pre_act_blocks",
     "sparse_decode",
     "sparse_encode",
 ]

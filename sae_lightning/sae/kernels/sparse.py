@@ -23,7 +23,7 @@ def sparse_decode(
     values: Float[Tensor, "nnz"], pattern: SparsePattern, W_dec: Float[Tensor, "d_sae d_out"]
 ) -> Float[Tensor, "n d_out"]:
     """Return ``y_r = sum_j values_j W_dec[indices_j]`` over the pairs j of row r."""
-    return _Decode.apply(values.to(W_dec.dtype), W_dec, pattern)  # type: ignore[no-any-return]
+    return _Decode.apply(values.to(W_dec.dtype), W_dec, pattern)  # type: ignore[no-any-return]  # torch's apply is untyped
 
 
 def sparse_encode(
@@ -32,19 +32,31 @@ def sparse_encode(
     W_enc: Float[Tensor, "d_in d_sae"],
     b_enc: Float[Tensor, "d_sae"],
     pattern: SparsePattern,
-    pre_acts: Float[Tensor, "n d_sae"] | None = None,
+    scores: Float[Tensor, "nnz"] | None = None,
 ) -> Float[Tensor, "nnz"]:
     """Return ``(x_r - b_dec) . W_enc[:, i] + b_enc[i]`` for each pair (r, i), differentiable in all four.
 
-    pre_acts: the same numbers for all pairs, when somebody has them already: then the forward pass only gathers.
+    scores: the same numbers, when somebody has them already: then the forward pass computes nothing.
+    W_enc should lie by feature in memory (``W_enc.t()`` contiguous), as an SAE's does; anything else is copied.
     Gradients never hold anything of size n x d_sae.
     """
-    return _Encode.apply(x, b_dec, W_enc, b_enc, pattern, pre_acts)  # type: ignore[no-any-return]
+    return _Encode.apply(x, b_dec, W_enc, b_enc, pattern, scores)  # type: ignore[no-any-return]  # torch's apply is untyped
+
+
+def pair_pre_acts(
+    centred: Float[Tensor, "n d_in"],
+    W_enc: Float[Tensor, "d_in d_sae"],
+    b_enc: Float[Tensor, "d_sae"],
+    pattern: SparsePattern,
+) -> Float[Tensor, "nnz"]:
+    """Return ``centred_r . W_enc[:, i] + b_enc[i]`` for each pair, without a gradient."""
+    with torch.no_grad():
+        return _dot_rows(centred, W_enc.t().contiguous(), pattern) + b_enc[pattern.indices]
 
 
 def gather_features(vector: Float[Tensor, "d_sae"], pattern: SparsePattern) -> Float[Tensor, "nnz"]:
     """Return ``vector[indices]``, with a gradient that is summed in a fixed order (indexing's is not)."""
-    return _Gather.apply(vector, pattern)  # type: ignore[no-any-return]
+    return _Gather.apply(vector, pattern)  # type: ignore[no-any-return]  # torch's apply is untyped
 
 
 class _Decode(Function):
@@ -72,14 +84,12 @@ class _Encode(Function):
         W_enc: Tensor,
         b_enc: Tensor,
         pattern: SparsePattern,
-        pre_acts: Tensor | None,
+        scores: Tensor | None,
     ) -> Tensor:
         centred = (x if b_dec is None else x - b_dec).contiguous()
         ctx.pattern = pattern
         ctx.save_for_backward(centred, W_enc)
-        if pre_acts is None:
-            return _dot_rows(centred, W_enc.t().contiguous(), pattern) + b_enc[pattern.indices]
-        return pre_acts[pattern.rows, pattern.indices].to(W_enc.dtype)
+        return pair_pre_acts(centred, W_enc, b_enc, pattern) if scores is None else scores.to(W_enc.dtype)
 
     @staticmethod
     @once_differentiable

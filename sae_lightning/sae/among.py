@@ -1,0 +1,49 @@
+"""An SAE's products with some of its features alone: cost follows their number, and nothing of d_sae is made."""
+
+from jaxtyping import Float, Int
+from torch import Tensor, addmm
+
+from sae_lightning.sae.base import SparseAutoencoder
+from sae_lightning.sae.kernels import RowTopK, pre_act_blocks
+
+
+def strongest(
+    sae: SparseAutoencoder,
+    x: Float[Tensor, "n d_in"],
+    numbers: Int[Tensor, "m"],
+    k: int,
+    *,
+    signed: bool = False,
+    pre_acts: Float[Tensor, "n d_sae"] | None = None,
+) -> Int[Tensor, "n k"]:
+    """Return, for each row, which ``k <= m`` of the features ``numbers`` have the largest z (signed: in size).
+
+    As places in ``numbers``. pre_acts: z of the same x, where it exists as a whole; else z goes by in blocks.
+    """
+    selector = RowTopK(k, signed)
+    if pre_acts is not None:
+        selector.add(pre_acts.detach().index_select(1, numbers), 0)
+    else:
+        norms = sae.decoder_norms().detach() if sae.rescale_acts_by_decoder_norm else None
+        centred, dtype = sae._rows(x).centred, sae.W_enc.dtype
+        for first, z in pre_act_blocks(centred, sae.W_enc, sae.b_enc, norms, sae.execution, dtype, numbers=numbers):
+            selector.add(z, first)
+    return selector.chosen().indices.view(len(x), k)
+
+
+def pre_acts_among(
+    sae: SparseAutoencoder, x: Float[Tensor, "n d_in"], numbers: Int[Tensor, "m"]
+) -> Float[Tensor, "n m"]:
+    """Return z of the features ``numbers``, differentiable."""
+    W = sae.W_enc.t().index_select(0, numbers)
+    z = addmm(sae.b_enc.index_select(0, numbers), sae._rows(x).centred, W.t())
+    return z * sae.decoder_norms().index_select(0, numbers) if sae.rescale_acts_by_decoder_norm else z
+
+
+def decode_among(
+    sae: SparseAutoencoder, values: Float[Tensor, "n m"], numbers: Int[Tensor, "m"]
+) -> Float[Tensor, "n d_out"]:
+    """Return what the features ``numbers`` write with activations ``values``; no bias, layer norm not undone."""
+    if sae.rescale_acts_by_decoder_norm:
+        values = values / sae.decoder_norms().index_select(0, numbers)
+    return values @ sae.W_dec.index_select(0, numbers)
