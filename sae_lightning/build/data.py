@@ -23,19 +23,21 @@ class Fitted:
     """What a run fitted and chose before its first step, as its folder keeps it (calibration.json).
 
     kept: whether it reads kept activations; a resumed run must read what it read before, since a checkpoint holds the
-    place in the one kind of stream or the other.
+    place in the one kind of stream or the other. product: what its selecting product is computed in, as
+    ``build.execution`` decided.
     """
 
     mask: MaskPolicy | None
     stats: ActivationStats
     centre: bool
     kept: bool = False
+    product: str | None = None
 
     def save(self, run_dir: Path) -> None:
         """Write calibration.json."""
         mask = self.mask.to_dict() if self.mask else None
-        value = {"mask": mask, "stats": self.stats.to_dict(), "centre": self.centre, "kept": self.kept}
-        write_json(run_dir / "calibration.json", value)
+        own = {"centre": self.centre, "kept": self.kept, "product": self.product}
+        write_json(run_dir / "calibration.json", {"mask": mask, "stats": self.stats.to_dict(), **own})
 
     @classmethod
     def load(cls, run_dir: Path) -> "Fitted":
@@ -44,7 +46,8 @@ class Fitted:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
             mask = MaskPolicy.from_dict(value["mask"]) if value["mask"] else None
-            return cls(mask, ActivationStats(**value["stats"]), value["centre"], value["kept"])
+            stats = ActivationStats(**value["stats"])
+            return cls(mask, stats, value["centre"], value["kept"], value["product"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: cannot be read ({error}); restore it or start the run anew") from error
 

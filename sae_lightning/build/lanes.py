@@ -2,6 +2,7 @@
 
 from sae_lightning.activations import Normaliser
 from sae_lightning.build.data import Data, Fitted
+from sae_lightning.build.execution import set_execution
 from sae_lightning.build.instantiate import make
 from sae_lightning.config import RunConfig
 from sae_lightning.core import derive_seed
@@ -33,12 +34,15 @@ def build_lane(config: RunConfig, data: Data, fitted: Fitted | None = None) -> L
     sae = build_sae(config, data.source.d_in, data.source.d_out)
     objective = build_objective(config)
     objective.check(sae)
+    set_execution(sae, objective, config, None, fitted.product if fitted else None)
     options = check_arguments(initialise, config.init, "init", {"sae", "sample_x", "sample_y", "seed"})
     if data.sample is None:
         assert fitted is not None
         return Lane(sae, objective, Normaliser(config.normalise.mode, fitted.centre, sae.d_in, sae.d_out))
     normaliser = Normaliser.fit(data.sample, config.normalise.mode, config.normalise.centre)
-    initialise(sae, normaliser.apply(data.sample), seed=derive_seed(config.seed, "init"), **options)
+    sample = normaliser.apply(data.sample)
+    initialise(sae, sample, seed=derive_seed(config.seed, "init"), **options)
+    set_execution(sae, objective, config, sample)
     return Lane(sae, objective, normaliser)
 
 

@@ -12,6 +12,7 @@ from sae_lightning.build.bank import SOLO
 from sae_lightning.build.checks import check_nodes
 from sae_lightning.build.data import Data, Fitted, build_data
 from sae_lightning.build.device import pick_device
+from sae_lightning.build.execution import decided
 from sae_lightning.build.heldout import HeldOut
 from sae_lightning.build.instantiate import target_of
 from sae_lightning.build.lanes import build_lane, optim_settings
@@ -56,7 +57,8 @@ def build_run(
     built = {name: build_lane(lane, data, fitted.get(name)) for name, lane in lanes.items()}
     if not resume:
         for name, lane in built.items():
-            Fitted(data.mask, data.stats, lane.normaliser.centre, data.cache is not None).save(folders[name])
+            kept, product = data.cache is not None, decided(lane.sae)
+            Fitted(data.mask, data.stats, lane.normaliser.centre, kept, product).save(folders[name])
             if config.bank is not None:
                 save_config(lanes[name], folders[name])
     settings = {name: optim_settings(lane) for name, lane in lanes.items()}
@@ -102,6 +104,7 @@ def _need(config: RunConfig, lanes: Mapping[str, RunConfig], data: Data) -> Memo
             row_bytes=data.source.d_in * itemsize,
             sparse=issubclass(target_of(lane.sae, "sae"), SelectiveAutoencoder),
             lm_bytes=data.lm.n_bytes() if data.lm and number == 0 else 0,
+            block_bytes=int(lane.trainer.pre_acts_mb * 2**20),
         )
         for number, lane in enumerate(lanes.values())
     ]

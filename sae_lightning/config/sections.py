@@ -105,6 +105,8 @@ class TrainerConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: Count = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    encoder: Literal["auto", "float32", "bfloat16"] = "auto"
+    pre_acts_mb: Positive = 256.0
     max_steps: Count | None = None
     profiler: Literal["simple", "advanced"] | None = None
     overfit_batch: bool = False

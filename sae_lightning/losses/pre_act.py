@@ -19,6 +19,7 @@ class PreAct(LossTerm):
     """
 
     name = "pre_act"
+    reads_pre_acts = True
 
     def __init__(
         self,

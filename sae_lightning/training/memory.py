@@ -9,7 +9,6 @@ import torch
 from sae_lightning.core import UserError
 
 _DENSE_COPIES = 4
-_SPARSE_COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -17,8 +16,8 @@ class MemoryNeed:
     """Bytes of each part of a run on its device.
 
     sae, gradients and adam: 4, 4 and 8 bytes a parameter. buffer: twice its rows, since a refill builds the new
-    content before it lets go of the old. pre_activations: copies of [batch, d_sae] that live at once (2 for sparse
-    architectures, 4 for dense ones).
+    content before it lets go of the old. pre_activations: of sparse architectures a block of them and half as much for
+    choosing among them, of dense ones four copies of [batch, d_sae] that live at once.
     """
 
     lm: int
@@ -51,18 +50,27 @@ class MemoryNeed:
 
 
 def estimate(
-    *, d_in: int, d_out: int, d_sae: int, batch_size: int, buffer_rows: int, row_bytes: int, sparse: bool, lm_bytes: int
+    *,
+    d_in: int,
+    d_out: int,
+    d_sae: int,
+    batch_size: int,
+    buffer_rows: int,
+    row_bytes: int,
+    sparse: bool,
+    lm_bytes: int,
+    block_bytes: int,
 ) -> MemoryNeed:
-    """Return what a run of one lane needs."""
+    """Return what a run of one lane needs. block_bytes: of pre-activations that a sparse one makes at a time."""
     parameters = d_sae * (d_in + d_out + 2) + d_out
-    copies = _SPARSE_COPIES if sparse else _DENSE_COPIES
+    whole = 4 * batch_size * d_sae
     return MemoryNeed(
         lm=lm_bytes,
         sae=4 * parameters,
         gradients=4 * parameters,
         adam=8 * parameters,
         buffer=2 * buffer_rows * row_bytes,
-        pre_activations=copies * 4 * batch_size * d_sae,
+        pre_activations=3 * min(whole, block_bytes) // 2 if sparse else _DENSE_COPIES * whole,
     )
 
 

@@ -171,7 +171,7 @@ def test_the_memory_asked_for_is_that_of_the_config(rows: str, tmp_path: Path) -
     need = build_run(config(*ROWS, rows), tmp_path / "sparse").preflight.need
     parameters = 48 * (8 + 8 + 2) + 8
     assert (need.sae, need.adam, need.buffer, need.lm) == (4 * parameters, 8 * parameters, 0, 0)
-    assert need.pre_activations == 2 * 4 * 64 * 48
+    assert need.pre_activations == 1.5 * 4 * 64 * 48
     dense = build_run(config(*ROWS, rows, "model=standard"), tmp_path / "dense").preflight.need
     assert dense.pre_activations == 4 * 4 * 64 * 48
 

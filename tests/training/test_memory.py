@@ -15,7 +15,15 @@ CPU = torch.device("cpu")
 
 def need(d_sae: int = 24, *, sparse: bool = True, lm_bytes: int = 0) -> memory.MemoryNeed:
     return estimate(
-        d_in=16, d_out=16, d_sae=d_sae, batch_size=64, buffer_rows=100, row_bytes=32, sparse=sparse, lm_bytes=lm_bytes
+        d_in=16,
+        d_out=16,
+        d_sae=d_sae,
+        batch_size=64,
+        buffer_rows=100,
+        row_bytes=32,
+        sparse=sparse,
+        lm_bytes=lm_bytes,
+        block_bytes=2**20,
     )
 
 
@@ -38,8 +46,9 @@ def test_the_parts_are_those_of_a_real_sae(name: str) -> None:
 def test_the_other_parts_by_hand() -> None:
     found = need(lm_bytes=10**9)
     assert found.buffer == 2 * 100 * 32
-    assert found.pre_activations == 2 * 64 * 24 * 4
-    assert need(sparse=False).pre_activations == 2 * found.pre_activations
+    assert found.pre_activations == 1.5 * 64 * 24 * 4
+    assert need(sparse=False).pre_activations == 4 * 64 * 24 * 4
+    assert need(2**20).pre_activations == 1.5 * 2**20  # in blocks
     assert found.lm == 10**9
     # The language model is there already.
     assert found.total == found.sae + found.gradients + found.adam + found.buffer + found.pre_activations

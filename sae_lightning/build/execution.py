@@ -1,0 +1,86 @@
+"""From config to how an SAE computes: the precision of the product that selects, and the size of its blocks."""
+
+import logging
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_lightning.config import RunConfig
+from sae_lightning.losses import Objective
+from sae_lightning.sae import SparseAutoencoder
+from sae_lightning.sae.kernels import Execution
+from sae_lightning.sae.selective import SelectiveAutoencoder
+
+logger = logging.getLogger(__name__)
+
+#: ``trainer.encoder=auto`` takes the narrow product where at least this share of the features it selects is the same.
+AGREEMENT = 0.99
+#: ... and where d_sae is this many times k: below, scoring candidates again costs what the narrow product saves.
+WORTH = 64
+_ROWS = 512
+
+
+def set_execution(
+    sae: SparseAutoencoder,
+    objective: Objective,
+    config: RunConfig,
+    sample: Float[Tensor, "n d_in"] | None,
+    product: str | None = None,
+) -> None:
+    """Say how ``sae`` computes. sample: normalised rows that ``auto`` tries both products on.
+
+    product: what an earlier sitting of the run decided; a resumed run (``sample`` None) does as it did.
+    """
+    sae.execution = Execution(
+        block_bytes=int(config.trainer.pre_acts_mb * 2**20),
+        whole_pre_acts=any(term.reads_pre_acts for term in objective.terms.values()),
+    )
+    wanted = config.trainer.encoder
+    if wanted == "auto":
+        wanted = _automatic(sae, sample) if sample is not None else product
+    sae.execution.product = None if wanted is None else getattr(torch, wanted)
+
+
+def decided(sae: SparseAutoencoder) -> str | None:
+    """Return the name of the dtype that the selecting product is computed in; None: that of weights or autocast."""
+    return None if sae.execution.product is None else str(sae.execution.product).removeprefix("torch.")
+
+
+def _automatic(sae: SparseAutoencoder, sample: Tensor) -> str | None:
+    if not fast_bfloat16():
+        return None
+    if isinstance(sae, SelectiveAutoencoder) and sae.d_sae < WORTH * sae.k:
+        return None
+    share = agreement(sae, sample[:_ROWS])
+    if share < AGREEMENT:
+        logger.info("encoder products in float32: only %.1f %% of bfloat16's features are the same", 100 * share)
+        return None
+    logger.debug("encoder products in bfloat16: %.2f %% of their features are those of float32", 100 * share)
+    return "bfloat16"
+
+
+def fast_bfloat16() -> bool:
+    """Return whether this CPU multiplies bfloat16 matrices faster than float32 ones."""
+    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, ask, bool)() for ask in asks)
+
+
+@torch.no_grad()
+def agreement(sae: SparseAutoencoder, x: Float[Tensor, "n d_in"]) -> float:
+    """Return the share of the features selected by exact products that bfloat16 ones with candidates select too."""
+    before, mode = sae.execution, sae.training
+    state = {name: buffer.clone() for name, buffer in sae.named_buffers()}
+    fired = []
+    try:
+        sae.train()
+        for product in (torch.float32, torch.bfloat16):
+            sae.execution = Execution(product, before.block_bytes, before.whole_pre_acts)
+            fired.append(sae.encode(x).dense() != 0)
+    finally:
+        sae.execution = before
+        sae.train(mode)
+        for name, buffer in sae.named_buffers():
+            buffer.copy_(state[name])  # a batch top-k's threshold follows what it has seen
+    exact, narrow = fired
+    return float((exact & narrow).sum() / exact.sum().clamp(min=1))
