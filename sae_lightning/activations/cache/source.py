@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from sae_lightning.activations.buffer import ShuffleBuffer, Snapshot
 from sae_lightning.activations.cache.ahead import Ahead
 from sae_lightning.activations.cache.harvester import CachedHarvester
-from sae_lightning.activations.cache.recycled import Recycled
 from sae_lightning.activations.share import TokenShare
 from sae_lightning.activations.source import check_same_stream
 from sae_lightning.activations.stream import StreamSource
 from sae_lightning.core import ActivationBatch, UserError
+from sae_lightning.core.recycled import Recycled
 from sae_lightning.tokens.order import EpochOrder
 
 # Batches that are ready before they are asked for; vectors that are checked at once, and how many such blocks the disk
@@ -179,18 +179,17 @@ class _Sender:
         self._same = harvester.same_sites
         # Memory that is touched for the first time costs more than the copy into it: buffers are used again.
         self._x = torch.empty(batch_size, harvester.d_in, dtype=harvester.dtype, pin_memory=cuda)
-        self._wide_x = Recycled((batch_size, harvester.d_in))
+        self._wide = Recycled()
         if not self._same:
             self._y = torch.empty(batch_size, harvester.d_out, dtype=harvester.dtype, pin_memory=cuda)
-            self._wide_y = Recycled((batch_size, harvester.d_out))
 
     def __call__(self, rows: NDArray[np.int64], token_index: torch.Tensor) -> ActivationBatch:
         self.harvester.gather_read(rows, self._x)
         if not self._same:
             self.harvester.gather_write(rows, self._y)
         if self._stream is None:
-            x = self._wide_x.take().copy_(self._x)
-            y = x if self._same else self._wide_y.take().copy_(self._y)
+            x = self._wide.take(tuple(self._x.shape)).copy_(self._x)
+            y = x if self._same else self._wide.take(tuple(self._y.shape)).copy_(self._y)
             return ActivationBatch(x=x, y=y, token_index=token_index.to(self.device))
         with torch.cuda.stream(self._stream):
             # In the LM's dtype over the bus, widened there.

@@ -1,0 +1,115 @@
+"""Adam for SAEs: projection, clipping, the update and the renormalisation in one walk over each weight."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sae_lightning.sae import remove_parallel_gradient, renormalise
+
+
+class FusedAdam(torch.optim.Optimizer):
+    """One step of each parameter group is, in this order:
+
+    1. projection:       ``g_i <- g_i - (g_i . d_i) d_i / ||d_i||^2`` for the rows d_i of the group's decoder
+    2. norm:             ``s = ||all gradients of the group||``, kept in ``grad_norms``
+    3. clipping, Adam:   ``g <- g min(1, clip / (s + 1e-6))``, ``m <- b1 m + (1 - b1) g``, ``v <- b2 v + (1 - b2) g^2``,
+                         ``w <- w - lr m_hat / (sqrt(v_hat) + eps)`` with m_hat, v_hat divided by ``1 - b^t``
+    4. renormalisation:  ``d_i <- d_i / ||d_i||``
+
+    The same numbers as the four done one after the other by ``torch.nn.utils.clip_grad_norm_``, ``torch.optim.Adam``
+    and ``sae.geometry``, up to rounding. The clip factor goes into Adam's kernel and stays on the device: nothing
+    waits for it, and gradients are not written a second time by a pass of their own.
+
+    A group has ``params, lr, betas, eps, clip`` (None: no clipping) and ``decoder``: which of its params, by number,
+    has rows to be kept at unit norm (None: none). ``project`` and ``renormalise`` say whether 1 and 4 are done to it.
+    Parameters without a gradient are left alone, their moments too.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        clip: float | None = None,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "clip": clip,
+            "decoder": None,
+            "project": False,
+            "renormalise": False,
+        }
+        super().__init__(groups, defaults)
+        #: By group: the norm of its gradients in the last step, after projection and before clipping.
+        self.grad_norms: list[Tensor | None] = [None] * len(self.param_groups)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # torch overloads it
+        """Do one step of every group."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for number, group in enumerate(self.param_groups):
+            self._step(number, group)
+        return loss
+
+    def _step(self, number: int, group: dict[str, Any]) -> None:
+        params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+        if not params:
+            return
+        decoder = None if group["decoder"] is None else group["params"][group["decoder"]]
+        if decoder is not None and group["project"]:
+            remove_parallel_gradient(decoder)
+        grads = [p.grad for p in params if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+        self.grad_norms[number] = norm
+        # Adam's kernel divides by its scale.
+        scale = None if group["clip"] is None else ((norm + 1e-6) / group["clip"]).clamp(min=1.0).float()
+        states = [self._state(p) for p in params]
+        steps = [state["step"] for state in states]
+        for step in steps:
+            step += 1
+        torch._fused_adam_(
+            [_flat(p) for p in params],
+            [_like(g, p) for g, p in zip(grads, params, strict=True)],
+            [_flat(state["exp_avg"]) for state in states],
+            [_flat(state["exp_avg_sq"]) for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=0.0,
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            grad_scale=scale,
+            found_inf=None,
+        )
+        if decoder is not None and group["renormalise"] and decoder.grad is not None:
+            renormalise(decoder)
+
+    def _state(self, parameter: Tensor) -> dict[str, Tensor]:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state
+
+
+def _flat(value: Tensor) -> Tensor:
+    """Return a view whose memory runs in order: a matrix that lies by column is turned."""
+    return value.t() if value.ndim == 2 and not value.is_contiguous() and value.t().is_contiguous() else value
+
+
+def _like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Return a gradient with its memory in the parameter's order, as ``_flat`` gives that."""
+    turned = _flat(parameter) is not parameter
+    return (gradient.t() if turned else gradient).contiguous()
