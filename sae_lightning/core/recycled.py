@@ -16,8 +16,8 @@ class Recycled:
 
     Memory that is touched for the first time costs more than most work on it: the system hands out large blocks page by
     page. A tensor made by ``torch.from_numpy`` keeps a reference to its array for as long as its storage lives: an
-    array that only this pool refers to is free. At most ``most`` arrays are kept; whoever holds more gets fresh memory,
-    and asking for another size lets go of those that do not fit. A copy of a pool is an empty one.
+    array that only this pool refers to is free. At most ``most`` arrays are kept: where there is no room for another,
+    those that are free (and of other sizes) go, and whoever holds more gets fresh memory. A copy of a pool is empty.
     """
 
     def __init__(self, most: int = 8) -> None:
@@ -29,14 +29,12 @@ class Recycled:
     def take(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Shaped[Tensor, "..."]:
         """Return a tensor with any content, in order and at an address that is a multiple of 64."""
         wanted = math.prod(shape) * dtype.itemsize + _ALIGNED
-        self._arrays = [
-            array
-            for array, references in zip(self._arrays, _references(self._arrays), strict=True)
-            if array.nbytes == wanted or references > self._idle
-        ]
         for number, references in enumerate(_references(self._arrays)):
             if references == self._idle and self._arrays[number].nbytes == wanted:
                 return _tensor(self._arrays[number], shape, dtype)
+        if len(self._arrays) >= self._most:
+            counts = _references(self._arrays)
+            self._arrays = [array for array, n in zip(self._arrays, counts, strict=True) if n > self._idle]
         array = np.empty(wanted, np.uint8)
         if len(self._arrays) < self._most:
             self._arrays.append(array)

@@ -179,13 +179,14 @@ class SparseAutoencoder(nn.Module, ABC):
 
     def _selected(self, rows: Rows, pattern: SparsePattern, scores: Tensor | None) -> Float[Tensor, "nnz"]:
         """Return z at the pairs of ``pattern``, differentiable. scores: the same numbers, where they are known."""
-        b_dec = self.b_dec if self.subtract_b_dec else None
+        b_dec, memory = self.b_dec if self.subtract_b_dec else None, self.execution.memory
         if not self.rescale_acts_by_decoder_norm:
-            return sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, scores)
+            return sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, scores, memory)
         norms = self.decoder_norms()
         if scores is not None:
             scores = scores / norms.detach()[pattern.indices]
-        return sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, scores) * gather_features(norms, pattern)
+        z = sparse_encode(rows.x, b_dec, self.W_enc, self.b_enc, pattern, scores, memory)
+        return z * gather_features(norms, pattern)
 
     def decode_sparse(
         self,
@@ -199,7 +200,7 @@ class SparseAutoencoder(nn.Module, ABC):
         pattern = pattern_of(indices, offsets, self.d_sae)
         if self.rescale_acts_by_decoder_norm:
             values = values / gather_features(self.decoder_norms(), pattern)
-        y_hat = sparse_decode(values, pattern, self.W_dec)
+        y_hat = sparse_decode(values, pattern, self.W_dec, self.execution.memory)
         return y_hat + self.b_dec if bias else y_hat
 
     def decoder_norms(self) -> Float[Tensor, "d_sae"]:

@@ -86,7 +86,7 @@ class MatryoshkaSAE(BatchTopKSAE):
         values = features.values[order]
         if self.rescale_acts_by_decoder_norm:
             values = values / gather_features(self.decoder_norms(), pattern)
-        parts = sparse_decode(values, pattern, self.W_dec).view(n_groups, n, self.d_out)
+        parts = sparse_decode(values, pattern, self.W_dec, self.execution.memory).view(n_groups, n, self.d_out)
         y_hat = parts.cumsum(0) + self.b_dec
         if self.W_skip is not None:
             assert x is not None, "the skip path reads x"

@@ -40,9 +40,12 @@ class Execution:
             return torch.get_autocast_dtype(kind)
         return like.dtype
 
-    def width(self, n: int, d_sae: int, dtype: torch.dtype, multiple: int = 1) -> int:
-        """Return the features of a block: all, or as many as ``block_bytes`` holds, in whole ``multiple`` s."""
-        fits = self.block_bytes // max(1, n * dtype.itemsize)
+    def width(self, rows: int, d_sae: int, dtype: torch.dtype, multiple: int = 1) -> int:
+        """Return the features of a block: all, or as many as ``block_bytes`` holds, in whole ``multiple`` s.
+
+        rows: of the block and of what has to be made for it.
+        """
+        fits = self.block_bytes // max(1, rows * dtype.itemsize)
         if fits >= d_sae:
             return d_sae
         n_blocks = -(-d_sae // max(1, fits))
@@ -67,13 +70,15 @@ def pre_act_blocks(
     the only one: that one is nobody else's as long as it is held.
     """
     n, d_sae = centred.shape[0], W_enc.shape[1] if numbers is None else len(numbers)
-    width = execution.width(n, d_sae, dtype, multiple)
-    memory = _empty(execution, (n * width,), dtype, centred.device)
     by_feature = W_enc.detach().t()
     if numbers is not None:
         b_enc, norms = b_enc[numbers], None if norms is None else norms[numbers]
     copied = dtype != W_enc.dtype or numbers is not None
-    weights = _empty(execution, (width, len(W_enc)), dtype, centred.device) if copied else by_feature
+    width = execution.width(n + len(W_enc) * copied, d_sae, dtype, multiple)
+    # Memory for one of several blocks goes back to the system before gradients come: it would add to their peak.
+    pool = execution.memory if width == d_sae and centred.device.type == "cpu" else None
+    memory = _empty(pool, (n * width,), dtype, centred.device)
+    weights = _empty(pool, (width, len(W_enc)), dtype, centred.device) if copied else by_feature
     x, bias = centred.detach().to(dtype), b_enc.detach().to(dtype)
     with torch.autocast(centred.device.type, enabled=False):
         for first in range(0, d_sae, width):
@@ -85,7 +90,5 @@ def pre_act_blocks(
             yield first, z if norms is None else z.mul_(norms.detach()[part])
 
 
-def _empty(execution: Execution, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if device.type == "cpu":
-        return execution.memory.take(shape, dtype)
-    return torch.empty(shape, dtype=dtype, device=device)  # its allocator keeps memory itself
+def _empty(pool: Recycled | None, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device) if pool is None else pool.take(shape, dtype)

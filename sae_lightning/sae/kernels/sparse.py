@@ -5,6 +5,7 @@ through ``embedding_bag`` over the transposed pattern beat the CSR product (1.7 
 one thread adds one bag, in order.
 """
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,16 +15,26 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from sae_lightning.core.recycled import Recycled
 from sae_lightning.sae.kernels.pattern import SparsePattern
 
 _CHUNK = 4096
+# Features whose gradients are made at a time, and the largest gradient whose memory is kept for the next step.
+_FEATURES = 2048
+_MOST_KEPT = 256 << 20
 
 
 def sparse_decode(
-    values: Float[Tensor, "nnz"], pattern: SparsePattern, W_dec: Float[Tensor, "d_sae d_out"]
+    values: Float[Tensor, "nnz"],
+    pattern: SparsePattern,
+    W_dec: Float[Tensor, "d_sae d_out"],
+    memory: Recycled | None = None,
 ) -> Float[Tensor, "n d_out"]:
-    """Return ``y_r = sum_j values_j W_dec[indices_j]`` over the pairs j of row r."""
-    return _Decode.apply(values.to(W_dec.dtype), W_dec, pattern)  # type: ignore[no-any-return]  # torch's apply is untyped
+    """Return ``y_r = sum_j values_j W_dec[indices_j]`` over the pairs j of row r.
+
+    memory: what the gradient of W_dec is written into on the CPU.
+    """
+    return _Decode.apply(values.to(W_dec.dtype), W_dec, pattern, memory)  # type: ignore[no-any-return]  # torch's apply is untyped
 
 
 def sparse_encode(
@@ -33,14 +44,16 @@ def sparse_encode(
     b_enc: Float[Tensor, "d_sae"],
     pattern: SparsePattern,
     scores: Float[Tensor, "nnz"] | None = None,
+    memory: Recycled | None = None,
 ) -> Float[Tensor, "nnz"]:
     """Return ``(x_r - b_dec) . W_enc[:, i] + b_enc[i]`` for each pair (r, i), differentiable in all four.
 
-    scores: the same numbers, when somebody has them already: then the forward pass computes nothing.
+    scores: the same numbers, when somebody has them already: then the forward pass computes nothing. memory: what the
+    gradient of W_enc is written into on the CPU.
     W_enc should lie by feature in memory (``W_enc.t()`` contiguous), as an SAE's does; anything else is copied.
     Gradients never hold anything of size n x d_sae.
     """
-    return _Encode.apply(x, b_dec, W_enc, b_enc, pattern, scores)  # type: ignore[no-any-return]  # torch's apply is untyped
+    return _Encode.apply(x, b_dec, W_enc, b_enc, pattern, scores, memory)  # type: ignore[no-any-return]  # torch's apply is untyped
 
 
 def pair_pre_acts(
@@ -61,18 +74,19 @@ def gather_features(vector: Float[Tensor, "d_sae"], pattern: SparsePattern) -> F
 
 class _Decode(Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: SparsePattern) -> Tensor:
-        ctx.pattern = pattern
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, pattern: SparsePattern, memory: Recycled | None) -> Tensor:
+        ctx.pattern, ctx.memory = pattern, memory
         ctx.save_for_backward(values, W_dec)
         return _sum_rows(W_dec, pattern.indices, pattern.offsets, values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, W_dec = ctx.saved_tensors
         pattern, grad = ctx.pattern, grad.contiguous()
         d_values = _dot_rows(grad, W_dec, pattern) if ctx.needs_input_grad[0] else None
-        return d_values, _by_feature(grad, values, pattern) if ctx.needs_input_grad[1] else None, None
+        d_W = _by_feature(grad, values, pattern, ctx.memory) if ctx.needs_input_grad[1] else None
+        return d_values, d_W, None, None
 
 
 class _Encode(Function):
@@ -85,9 +99,10 @@ class _Encode(Function):
         b_enc: Tensor,
         pattern: SparsePattern,
         scores: Tensor | None,
+        memory: Recycled | None,
     ) -> Tensor:
         centred = (x if b_dec is None else x - b_dec).contiguous()
-        ctx.pattern = pattern
+        ctx.pattern, ctx.memory = pattern, memory
         ctx.save_for_backward(centred, W_enc)
         return pair_pre_acts(centred, W_enc, b_enc, pattern) if scores is None else scores.to(W_enc.dtype)
 
@@ -106,8 +121,8 @@ class _Encode(Function):
             if needs[0]:
                 d_x = _sum_rows(W_enc.t().contiguous(), pattern.indices, pattern.offsets, grad)
             if needs[2]:
-                d_W = _by_feature(centred, grad, pattern).t()
-        return d_x, d_b_dec, d_W, d_b, None, None
+                d_W = _by_feature(centred, grad, pattern, ctx.memory).t()
+        return d_x, d_b_dec, d_W, d_b, None, None, None
 
 
 class _Gather(Function):
@@ -129,10 +144,24 @@ def _sum_rows(matrix: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor)
     )
 
 
-def _by_feature(rows: Tensor, values: Tensor, pattern: SparsePattern) -> Tensor:
-    """Return [d_sae, d]: for each feature the sum of ``value * row`` over its pairs (a transposed CSR product)."""
+def _by_feature(rows: Tensor, values: Tensor, pattern: SparsePattern, memory: Recycled | None) -> Tensor:
+    """Return [d_sae, d]: for each feature the sum of ``value * row`` over its pairs (a transposed CSR product).
+
+    On the CPU a block of features at a time into memory that has been used before: touching new memory takes longer
+    than the sums (18 ms against 5 at 16,384 x 768).
+    """
     t = pattern.transpose
-    return _sum_rows(rows, t.rows, t.offsets, values[t.order])
+    values = values[t.order]
+    n_bytes = pattern.d_sae * rows.shape[1] * rows.element_size()
+    if memory is None or rows.device.type != "cpu" or n_bytes > _MOST_KEPT:
+        return _sum_rows(rows, t.rows, t.offsets, values)
+    out = memory.take((pattern.d_sae, rows.shape[1]), rows.dtype)
+    bounds = [*t.offsets[:-1:_FEATURES].tolist(), len(values)]
+    for number, (first, last) in enumerate(pairwise(bounds)):
+        features = slice(number * _FEATURES, min((number + 1) * _FEATURES, pattern.d_sae))
+        offsets = t.offsets[features.start : features.stop + 1] - first
+        out[features] = _sum_rows(rows, t.rows[first:last], offsets, values[first:last])
+    return out
 
 
 def _dot_rows(left: Tensor, right: Tensor, pattern: SparsePattern) -> Tensor:
