@@ -59,6 +59,25 @@ def check_device(device: str) -> None:
         raise UserError(f"lm.device={device!r}: this machine has no usable CUDA device; use lm.device=cpu")
 
 
+def modules_at(bridge: Any, site: str) -> tuple[list[str], bool]:
+    """Return (paths, whether its input is meant) of the Hugging Face module whose input or output ``site`` is.
+
+    The paths are those under which the module may lie in the model as it was before the bridge wrapped it; none for
+    hooks inside a module's own arithmetic (attention patterns, rotated keys, norm scales).
+    """
+    point = bridge.hook_dict.get(site)
+    # Some components lie both where the bridge calls them (attn.o) and, as what they wrap, where they were (c_proj).
+    modules = list(bridge.original_model.named_modules(remove_duplicate=False))
+    for _, module in modules:
+        hooks = vars(module).get("_modules", {})
+        for name in ("hook_in", "hook_out"):
+            if point is not None and hooks.get(name) is point:
+                wrapped = hooks.get("_original_component")
+                paths = [path for path, other in modules if other is module or other is wrapped]
+                return [path.replace("._original_component", "") for path in paths], name == "hook_in"
+    return [], False
+
+
 def blocks_give_tuples(bridge: Any, tokens: Tensor) -> bool:
     """Whether the model's blocks return (hidden, ...) rather than hidden; runs ``tokens`` once to see."""
     kinds: list[bool] = []

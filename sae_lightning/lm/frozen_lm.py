@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_lightning.core import UserError, nearest
 from sae_lightning.lm import crossentropy
@@ -23,6 +23,8 @@ from sae_lightning.lm.bridge import (
 )
 from sae_lightning.lm.embedded import smollm2_folder
 from sae_lightning.lm.hub import load_pretrained
+from sae_lightning.lm.plain import plain_twin
+from sae_lightning.lm.reader import Reader
 from sae_lightning.lm.sites import site_layer, unknown_site
 from sae_lightning.lm.tiny import tiny_config
 from sae_lightning.lm.weights import folder_sha256, tensors_sha256
@@ -38,16 +40,13 @@ Edit = Tensor | Callable[[Tensor], Tensor]
 _PROBE_LENGTH = 11
 
 
-class _AllSeen(Exception):  # noqa: N818 - leaves the forward pass once every site has been read
-    pass
-
-
 class FrozenLM:
     """A causal language model in eval mode without gradients of its own, read and edited at named sites.
 
     Not an ``nn.Module``, on purpose: as a child of a LightningModule it would enter checkpoints and follow ``train()``.
-    Everything runs through ``TransformerBridge`` (hook names of transformer_lens: ``blocks.9.hook_resid_post``), with
-    eager attention, equal to plain Hugging Face. Windows are right-padded, so a causal model needs no attention mask.
+    Logits and edits run through ``TransformerBridge`` (hook names of transformer_lens: ``blocks.9.hook_resid_post``),
+    with eager attention; reading goes past it where the plain model on the same weights gives the same (``lm.reader``).
+    So activations and an edited run differ by rounding. Windows are right-padded: causal models need no attention mask.
 
     Shapes: tokens [b, p]; activations [b, p, d] in the LM's dtype, per-head sites flattened to d = heads * d_head.
     ``windows_read`` counts the windows that went through it: a run on kept activations must read none.
@@ -63,6 +62,7 @@ class FrozenLM:
         name: str,
         revision: str | None = None,
         folder: Path | None = None,
+        twin: nn.Module | None = None,
     ) -> None:
         self.bridge = bridge
         self.tokenizer = tokenizer
@@ -84,6 +84,7 @@ class FrozenLM:
         self.n_layers: int = int(bridge.cfg.n_layers)
         self.n_ctx: int = context_length(bridge)
         self.vocab_size: int = vocabulary_rows(bridge)
+        self._reader = Reader(bridge, twin, name=name, vocab_size=self.vocab_size)
         self._check_tokenizer()
         end, eos, bos = tokenizer.get_vocab().get("<|endoftext|>"), tokenizer.eos_token_id, tokenizer.bos_token_id
         self.separator_id: int | None = next((i for i in (end, eos, bos) if isinstance(i, int)), None)
@@ -124,7 +125,9 @@ class FrozenLM:
         else:
             source = name
         model, tokenizer, folder, commit = load_pretrained(source, revision, torch_dtype, device)
-        return cls(hugging_face_bridge(model, name), tokenizer, name=name, revision=commit, folder=folder)
+        twin = plain_twin(model, name)  # before the bridge wraps its modules
+        bridge = hugging_face_bridge(model, name)
+        return cls(bridge, tokenizer, name=name, revision=commit, folder=folder, twin=twin)
 
     def identity(self) -> dict[str, str | None]:
         """Return what tells this LM from every other: name, revision, SHA-256 of the weights, hash of the tokenizer."""
@@ -168,9 +171,11 @@ class FrozenLM:
         """Return the activation at each site, by exactly the names asked for; runs no further than the last of them."""
         for site in sites:
             self.check_site(site)
+        self._check_windows(tokens)
         with self._one_at_a_time:
             self.windows_read += len(tokens)
-            return {site: value.flatten(2) for site, value in self._read(tokens, sites).items()}
+            read = self._reader.read(tokens.to(self.device), sites)
+            return {site: value.flatten(2) for site, value in read.items()}
 
     def logits(
         self,
@@ -191,6 +196,7 @@ class FrozenLM:
         edits = {} if edits is None else edits
         for site in edits:
             self.check_site(site)
+        self._check_windows(tokens)
         ran: set[str] = set()
         hooks = [(site, self._edit_hook(site, edit, keep, ran)) for site, edit in edits.items()]
         with contextlib.ExitStack() as stack:
@@ -198,7 +204,7 @@ class FrozenLM:
             stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
             if start is not None:
                 stack.enter_context(self._starting_at(*start))
-            out = self._forward(tokens, hooks)
+            out = self.bridge.run_with_hooks(tokens.to(self.device), fwd_hooks=hooks, use_cache=False)
             self.windows_read += len(tokens)
         if missed := [site for site in edits if site not in ran]:
             raise ValueError(f"edits at {missed} never ran: they lie below start={start[0] if start else None}")
@@ -211,30 +217,12 @@ class FrozenLM:
         """Return the cross-entropy of each next token in nats; see ``lm.crossentropy.loss``."""
         return crossentropy.loss(logits, tokens, mask)
 
-    def _forward(self, tokens: Tensor, hooks: list[tuple[str, Callable[..., Any]]]) -> Tensor:
+    def _check_windows(self, tokens: Tensor) -> None:
         if tokens.ndim != 2 or tokens.shape[1] > self.n_ctx:
             raise UserError(
                 f"window of shape {tuple(tokens.shape)}: the language model reads [windows, positions] of at most "
                 f"{self.n_ctx} positions; lower data.context_length"
             )
-        return self.bridge.run_with_hooks(tokens.to(self.device), fwd_hooks=hooks, use_cache=False)
-
-    def _read(self, tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
-        seen: dict[str, Tensor] = {}
-        wanted = list(dict.fromkeys(sites))
-
-        def reader(site: str) -> Callable[..., None]:
-            def read(value: Tensor, hook: Any) -> None:
-                seen[site] = value.detach()
-                if len(seen) == len(wanted):
-                    raise _AllSeen
-
-            return read
-
-        # no_grad, not inference_mode: what comes out must be able to enter autograd.
-        with torch.no_grad(), contextlib.suppress(_AllSeen):
-            self._forward(tokens, [(site, reader(site)) for site in wanted])
-        return {site: seen[site] for site in wanted if site in seen}
 
     def _edit_hook(self, site: str, edit: Edit, keep: Tensor | None, ran: set[str]) -> Callable[..., Tensor]:
         def replace(value: Tensor, hook: Any) -> Tensor:
@@ -261,7 +249,7 @@ class FrozenLM:
 
     def _probe(self, site: str) -> int:
         try:
-            read = self._read(self._probe_tokens(), [site])
+            read = self._reader.through_bridge(self._probe_tokens(), [site])
         except ValueError as error:  # the bridge's refusal of hooks behind a flag
             raise UserError(
                 f"site {site!r}: the bridge does not run this hook ({error}); choose another site"

@@ -14,6 +14,7 @@ from sae_lightning.lm.card import LMCard, card_path, read_card, write_card
 from sae_lightning.lm.embedded import smollm2_folder
 from sae_lightning.lm.frozen_lm import DType, FrozenLM
 from sae_lightning.lm.hub import model_folder, read_tokenizer
+from sae_lightning.lm.reader import Reader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,6 +76,10 @@ class LazyLM(FrozenLM):
     @property
     def bridge(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._load().bridge
+
+    @property
+    def _reader(self) -> Reader:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._load()._reader
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":  # pyright: ignore[reportIncompatibleVariableOverride]

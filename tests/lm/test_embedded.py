@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sae_lightning.lm import FrozenLM, loss, predicted
+from sae_lightning.lm import FrozenLM, kl, loss, predicted
 from sae_lightning.lm.embedded import smollm2_folder
 from sae_lightning.tokens import NewsSource
 
@@ -67,11 +67,42 @@ def test_equals_plain_hugging_face(smollm2, tokens):
 
 
 def test_splicing_is_exact_in_bf16(smollm2, tokens):
+    """What is read is written back bit for bit; reading rounds in another order than edited runs (``lm.reader``)."""
     short = tokens[:2, :32]
-    clean = smollm2.activations(short, [SITE])[SITE]
     whole = smollm2.logits(short)
-    assert torch.equal(smollm2.logits(short, {SITE: clean}), whole)
-    assert torch.equal(smollm2.logits(short, {SITE: clean}, start=(SITE, clean)), whole)
+    assert torch.equal(smollm2.logits(short, {SITE: lambda x: x.clone()}), whole)
+    clean = smollm2.activations(short, [SITE])[SITE]
+    spliced = smollm2.logits(short, {SITE: clean})
+    assert torch.equal(smollm2.logits(short, {SITE: clean}, start=(SITE, clean)), spliced)
+    assert torch.equal(smollm2.logits(short, start=(SITE, clean)), spliced)
+    assert float(kl(whole, spliced).mean()) < 0.01
+
+
+@pytest.mark.parametrize("length", [128, 300])
+def test_reading_is_hugging_faces_own_sdpa(smollm2, tokens, length, caplog):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(smollm2_folder(), dtype=torch.bfloat16, attn_implementation="sdpa")
+    windows = tokens.flatten()[: 2 * length].view(2, length)
+    with torch.no_grad():
+        hidden = model.eval().model(windows, output_hidden_states=True, use_cache=False).hidden_states
+    sites = ["blocks.0.hook_resid_pre", "blocks.4.hook_resid_post", SITE]
+    got = smollm2.activations(windows, sites)
+    for site, layer in zip(sites, (0, 5, 10), strict=True):
+        assert torch.equal(got[site], hidden[layer]), site
+    assert not caplog.records
+
+
+def test_every_site_by_name_is_read_past_the_bridge(smollm2, tokens, caplog):
+    kinds = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_mlp_out", "hook_attn_out", "attn.hook_z")
+    sites = [f"blocks.{layer}.{kind}" for layer in (0, 15, 29) for kind in (*kinds, "mlp.hook_post")]
+    ours = smollm2.activations(tokens[:2, :64], sites)
+    assert not caplog.records
+    theirs = smollm2._reader.through_bridge(tokens[:2, :64], sites)
+    for site in sites:
+        off = (ours[site].float() - theirs[site].flatten(2).float()).norm(dim=-1)
+        share = off / theirs[site].flatten(2).float().norm(dim=-1)
+        assert float(share.median()) < 0.05, site
 
 
 def test_norms_at_the_default_site(smollm2, tokens):

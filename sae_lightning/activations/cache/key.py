@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae_lightning.lm.reader import READING
 from sae_lightning.tokens.sample import SAMPLE_ORDER
 from sae_lightning.tokens.wheels import cache_dir
 
@@ -25,7 +26,7 @@ def cache_key(lm: "FrozenLM", windows: "WindowSample", site: str, micro_batch: i
 
     The size of the sample is not part of it, so that a cache serves every smaller run and grows for a larger one; nor
     is the mask, which is applied when rows are read. ``micro_batch`` is: the height of the LM's matrix products
-    decides how they round; so does the kind of device.
+    decides how they round; so do the kind of device and the way the LM is read.
     """
     identity = lm.identity()
     return {
@@ -39,6 +40,7 @@ def cache_key(lm: "FrozenLM", windows: "WindowSample", site: str, micro_batch: i
         "dtype": str(lm.dtype).removeprefix("torch."),
         "micro_batch": micro_batch,
         "device": lm.device.type,
+        "reading": READING,
     }
 
 
