@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from sae_lightning.sae import remove_parallel_gradient, renormalise
+from sae_lightning.sae.kernels import triton
+from sae_lightning.sae.kernels.backend import use_triton
 
 
 class FusedAdam(torch.optim.Optimizer):
@@ -20,7 +22,8 @@ class FusedAdam(torch.optim.Optimizer):
 
     The same numbers as the four done one after the other by ``torch.nn.utils.clip_grad_norm_``, ``torch.optim.Adam``
     and ``sae.geometry``, up to rounding. The clip factor goes into Adam's kernel and stays on the device: nothing
-    waits for it, and gradients are not written a second time by a pass of their own.
+    waits for it, and gradients are not written a second time by a pass of their own. On a GPU with Triton the whole
+    step is three passes over each weight (``sae.kernels.triton.adam_``).
 
     A group has ``params, lr, betas, eps, clip`` (None: no clipping) and ``decoder``: which of its params, by number,
     has rows to be kept at unit norm (None: none). ``project`` and ``renormalise`` say whether 1 and 4 are done to it.
@@ -64,18 +67,34 @@ class FusedAdam(torch.optim.Optimizer):
         if not params:
             return
         decoder = None if group["decoder"] is None else group["params"][group["decoder"]]
-        if decoder is not None and group["project"]:
-            remove_parallel_gradient(decoder)
         grads = [p.grad for p in params if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
-        self.grad_norms[number] = norm
-        # Adam's kernel divides by its scale.
-        scale = None if group["clip"] is None else ((norm + 1e-6) / group["clip"]).clamp(min=1.0).float()
         states = [self._state(p) for p in params]
         steps = [state["step"] for state in states]
         for step in steps:
             step += 1
-        torch._fused_adam_(
+        if use_triton(*params):
+            self.grad_norms[number] = triton.adam_(
+                params,
+                grads,
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                steps,
+                lr=group["lr"],
+                betas=group["betas"],
+                eps=group["eps"],
+                clip=group["clip"],
+                decoder=next((i for i, p in enumerate(params) if p is decoder), None),
+                project=group["project"],
+                renormalise=group["renormalise"],
+            )
+            return
+        if decoder is not None and group["project"]:
+            remove_parallel_gradient(decoder)
+        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+        self.grad_norms[number] = norm
+        # Adam's kernel divides by its scale.
+        scale = None if group["clip"] is None else ((norm + 1e-6) / group["clip"]).clamp(min=1.0).float()
+        torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]  # torch.optim.Adam(fused=True) calls it so
             [_flat(p) for p in params],
             [_like(g, p) for g, p in zip(grads, params, strict=True)],
             [_flat(state["exp_avg"]) for state in states],

@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sae_lightning.sae.kernels import triton
+from sae_lightning.sae.kernels.backend import use_triton
+
 
 @dataclass(frozen=True)
 class Transpose:
@@ -50,6 +53,8 @@ class SparsePattern:
 
     def sum_by_feature(self, values: Float[Tensor, "nnz"]) -> Float[Tensor, "d_sae"]:
         """Return each feature's sum of ``values``. Not index_add: its order on a GPU changes from run to run."""
+        if use_triton(values):
+            return triton.sum_by_feature(values, self)
         t = self.transpose
         return functional.embedding_bag(t.order, values[:, None], t.offsets, mode="sum", include_last_offset=True)[:, 0]
 

@@ -9,12 +9,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_lightning.sae.kernels import triton
+from sae_lightning.sae.kernels.backend import use_triton
+
 _SAMPLE = 1 << 16
 RowBest = tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]
 
 
 def row_top_k(z: Float[Tensor, "n d_sae"], k: int) -> RowBest:
     """Return (indices, values) of the ``k`` largest of each row, largest first."""
+    if use_triton(z):
+        return triton.row_top_k(z, k)
     best = z.topk(min(k, z.shape[1]), dim=1)
     return best.indices, best.values
 
@@ -50,6 +55,8 @@ def largest_places(
     On the CPU only positive entries are kept; elsewhere always ``count``. width: features of a row, all of which a
     sample of the entries should see. at_least: entries below it need not be kept.
     """
+    if use_triton(flat):
+        return triton.largest_places(flat, count)
     if flat.device.type != "cpu":
         return flat.topk(count, sorted=False).indices.sort().values
     bound = _lower_bound(flat, count, width) if at_least is None else at_least

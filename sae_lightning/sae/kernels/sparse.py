@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from sae_lightning.core.recycled import Recycled
+from sae_lightning.sae.kernels import triton
+from sae_lightning.sae.kernels.backend import use_triton
 from sae_lightning.sae.kernels.pattern import SparsePattern
 
 _CHUNK = 4096
@@ -139,6 +141,8 @@ class _Gather(Function):
 
 def _sum_rows(matrix: Tensor, indices: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Return, per bag of ``offsets``, the weighted sum of the rows of ``matrix`` named by ``indices``."""
+    if use_triton(matrix, weights):
+        return triton.sum_rows(matrix, indices, offsets, weights)
     return functional.embedding_bag(
         indices, matrix, offsets, mode="sum", per_sample_weights=weights.to(matrix.dtype), include_last_offset=True
     )
@@ -150,6 +154,8 @@ def _by_feature(rows: Tensor, values: Tensor, pattern: SparsePattern, memory: Re
     On the CPU a block of features at a time into memory that has been used before: touching new memory takes longer
     than the sums (18 ms against 5 at 16,384 x 768).
     """
+    if use_triton(rows, values):
+        return triton.by_feature(rows, values, pattern)
     t = pattern.transpose
     values = values[t.order]
     n_bytes = pattern.d_sae * rows.shape[1] * rows.element_size()
@@ -166,6 +172,8 @@ def _by_feature(rows: Tensor, values: Tensor, pattern: SparsePattern, memory: Re
 
 def _dot_rows(left: Tensor, right: Tensor, pattern: SparsePattern) -> Tensor:
     """Return ``left[row] . right[index]`` of each pair, without a tensor of size nnz x d."""
+    if use_triton(left, right):
+        return triton.dot_rows(left, right, pattern)
     if left.device.type in ("cpu", "cuda"):
         return torch.ops.aten._embedding_bag_per_sample_weights_backward(
             left, right.to(left.dtype), pattern.indices, pattern.offsets, pattern.rows, 0
