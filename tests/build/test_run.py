@@ -120,6 +120,8 @@ def test_every_node_is_checked_against_its_class() -> None:
     good = config()
     check_nodes(good)
     sae, losses = good.sae, good.losses
+    # A node may be null; these are not.
+    aux_k, checkpoints, csv = (losses["aux_k"] or {}, good.callbacks["checkpoints"] or {}, good.logger["csv"] or {})
     wrong = [
         ({"sae": sae | {"threshold_rate": 7}}, ["sae.threshold_rate=7", "less than or equal to 1"]),
         ({"sae": sae | {"d_in": 7}}, ["sae.d_in: unknown key"]),
@@ -127,16 +129,13 @@ def test_every_node_is_checked_against_its_class() -> None:
         ({"sae": sae | {"_target_": "sae_lightning.sae.NoSAE"}}, ["sae._target_=sae_lightning.sae.NoSAE"]),
         ({"sae": {"d_sae": 4}}, ["sae._target_=None", "must name a class"]),
         ({"losses": losses | {"x": {"_target_": "nowhere.Term"}}}, ["losses.x._target_=nowhere.Term"]),
-        ({"losses": losses | {"aux_k": losses["aux_k"] | {"k_aux": 0}}}, ["losses.aux_k.k_aux=0"]),  # type: ignore[operator]
+        ({"losses": losses | {"aux_k": aux_k | {"k_aux": 0}}}, ["losses.aux_k.k_aux=0"]),
         ({"losses": dict.fromkeys(losses)}, ["at least one term"]),
         ({"callbacks": good.callbacks | {"dead_features": None}}, ["callbacks.dead_features=null", "leave it in"]),
         ({"init": {"scheme": "tide"}}, ["init.scheme='tide'", "'tied'"]),
         ({"init": {"seed": 3}}, ["init.seed: unknown key"]),
-        (
-            {"callbacks": good.callbacks | {"checkpoints": good.callbacks["checkpoints"] | {"keep": 0}}},  # type: ignore[operator]
-            ["callbacks.checkpoints.keep=0"],
-        ),
-        ({"logger": {"csv": good.logger["csv"] | {"colour": 1}}}, ["logger.csv.colour: unknown key"]),  # type: ignore[operator]
+        ({"callbacks": good.callbacks | {"checkpoints": checkpoints | {"keep": 0}}}, ["callbacks.checkpoints.keep=0"]),
+        ({"logger": {"csv": csv | {"colour": 1}}}, ["logger.csv.colour: unknown key"]),
     ]  # fmt: skip
     for changes, words in wrong:
         with pytest.raises(UserError) as raised:
@@ -187,6 +186,7 @@ def test_a_run_has_the_callbacks_of_its_config_and_those_every_run_has(rows: str
     assert evaluation.every_n_steps == 3
     assert find(run.trainer, StopSignal) is not None
     assert find(run.trainer, LiveProgress) is None
+    # Lightning sets this attribute without declaring it.
     names = [type(c).__name__ for c in run.trainer.callbacks]  # type: ignore[attr-defined]
     assert "NaNGuard" not in names
     assert names.index("GradientProjection") < names.index("DecoderNorm") < names.index("DeadFeatures")

@@ -89,6 +89,7 @@ def test_a_stopped_kept_run_goes_on_exactly(overrides: list[str], tmp_path: Path
     folder = tmp_path / "stopped"
     save_config(made, folder)
     run = build_run(made, folder)
+    # Lightning sets callbacks without declaring them.
     run.trainer.callbacks.append(StopAt(11))  # type: ignore[attr-defined]
     with pytest.raises(StopRequested):
         run.trainer.fit(run.module, datamodule=run.datamodule)
@@ -134,6 +135,7 @@ def test_thresholds_are_calibrated_on_windows_that_are_not_measured(overrides: l
     measured, calibrated = run.data.heldout_rows(200), run.data.calibration_rows(200)
     assert len(measured) == len(calibrated) == 200
     assert not (measured[:, None] == calibrated[None]).all(2).any()
+    # Lightning sets callbacks without declaring them.
     export_callback = next(c for c in run.trainer.callbacks if isinstance(c, Export))  # type: ignore[attr-defined]
     assert torch.equal(torch.cat(list(export_callback.calibration())), calibrated)
 
@@ -147,6 +149,7 @@ def test_a_run_that_had_to_stream_streams_when_it_goes_on_and_a_kept_one_reads_w
         made = config(overrides, "data.cache=auto", f"data.cache_max_gb={budget}", "tokens=1280")
         save_config(made, folder)
         run = build_run(made, folder)
+        # Lightning sets callbacks without declaring them.
         run.trainer.callbacks.append(StopAt(5))  # type: ignore[attr-defined]
         with pytest.raises(StopRequested):
             run.trainer.fit(run.module, datamodule=run.datamodule)

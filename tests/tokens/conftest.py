@@ -1,15 +1,28 @@
 """What the tests of the tokens room share: a cache of their own and token files made of plain lists."""
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sae_lightning.tokens import TokenStore
+from sae_lightning.tokens import TokenStore, byte_tokenizer
 
 MakeStore = Callable[..., TokenStore]
+SIDECARS = ("", ".json", ".offsets.npy", ".hashes.npy")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return byte_tokenizer()
+
+
+def some_texts(n: int, seed: int = 0) -> list[str]:
+    draw = random.Random(seed)
+    return ["".join(draw.choices("abc é漢\n", k=draw.randrange(60))) for _ in range(n)]
 
 
 @pytest.fixture
@@ -30,6 +43,7 @@ def make_store(tmp_path: Path, own_cache: Path) -> MakeStore:
         ids = [i for document in documents for i in (*document, separator)]
         path = tmp_path / f"store{next(numbers)}.bin"
         np.array(ids if ended else ids[:-1], dtype=f"<{dtype[0]}{np.dtype(dtype).itemsize}").tofile(path)
+        # Tests give the dtype as a plain string, the signature lists the two that there are.
         return TokenStore.open(path, dtype=dtype, separator=separator)  # type: ignore[arg-type]
 
     return make

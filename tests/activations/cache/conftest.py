@@ -45,3 +45,9 @@ def build(lm, sample, root: Path, sites=(SITE,), **options):
 def content(root: Path) -> dict[str, bytes]:
     """Return every file of shards below a folder."""
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("shard-*"))}
+
+
+def plain_rows(lm, windows, site):
+    """All real tokens of all windows, from the language model."""
+    harvester = Harvester(lm, Sites((site,), (site,)), windows, None, MICRO_BATCH)
+    return harvester.rows(range(len(windows)))

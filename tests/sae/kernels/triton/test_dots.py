@@ -30,11 +30,14 @@ def test_dots_equal_a_dense_product(n, d_sae, d, seed, left, right):
     assert (error <= rtol * expected[mask].abs() + 1e-6 * terms[mask]).all()
 
 
-def test_matrices_that_lie_by_column():
+def test_matrices_that_lie_otherwise():
     _, pattern = ragged(5, 9, 0)
     x, W = numbers(5, 30).to(DEVICE), numbers(9, 30, seed=1).to(DEVICE)
+    expected = kernels.dot_rows(x, W, pattern)
     turned = [m.t().contiguous().t() for m in (x, W)]
-    assert torch.equal(kernels.dot_rows(*turned, pattern), kernels.dot_rows(x, W, pattern))
+    assert torch.equal(kernels.dot_rows(*turned, pattern), expected)
+    inside_wider = torch.cat([x, x + 1], 1)[:, :30], torch.cat([W, W + 1, W], 1)[:, :30]
+    assert torch.equal(kernels.dot_rows(*inside_wider, pattern), expected)
 
 
 def test_no_pairs():
