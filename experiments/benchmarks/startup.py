@@ -68,7 +68,7 @@ def seconds_of(command: Sequence[str], expected: int, threads: int) -> dict[str,
 def first_step(threads: int) -> dict[str, float]:
     """Return the seconds from the start of a process to the end of its first step."""
     shape = ["--d-in", str(WIDTH), "--d-sae", "256", "--k", "8", "--batch", "256", "--steps", "1", "--warmup", "1"]
-    command = [sys.executable, "-m", "experiments.benchmarks.step", *shape, "--threads", str(threads)]
+    command = [sys.executable, "-m", "experiments.benchmarks.step", *shape, "--cold", "--threads", str(threads)]
     return {"seconds": run_json(command, threads)["first_step_seconds"]}
 
 

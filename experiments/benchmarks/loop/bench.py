@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def measure(model: str, options: argparse.Namespace, folder: Path) -> dict[str, 
     run_dir = folder / model
     save_config(config, run_dir)
     run = build_run(config, run_dir)
-    batches = [run.data.source.next() for _ in range(16)]
+    batches = list(islice(run.data.source, 16))
     source = Alternating(batches, options.block, Bare(run))
     run.datamodule = ActivationDataModule(source, steps)
     run.trainer.fit(run.module, datamodule=run.datamodule)
