@@ -99,13 +99,12 @@ def load_everything(a: Namespace, folder: Path) -> None:
     tiny = Namespace(**{**vars(a), "d_in": 16, "d_sae": 64, "k": 4, "batch": 64})
     write_rows(tiny, folder)
     run = build_run(validate(command.plain(command.compose("train", settings(tiny, folder, [])))), folder / "run")
+    assert isinstance(run.data.source, FileSource)
     fit_until_measured(run, StampedSource(run.data.source, 3))
 
 
 def measure(a: Namespace, more: list[str], folder: Path) -> dict[str, Any]:
     """Return the record of one configuration; ``folder`` takes rows and run."""
-    if not a.cold:
-        load_everything(a, folder / "first")
     data_mib = write_rows(a, folder)
     config = validate(command.plain(command.compose("train", settings(a, folder, more))))
     # The file of rows is mapped into memory as it is read; the peers hold theirs from the start.
@@ -151,6 +150,8 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     torch.set_flush_denormal(True)  # before torch has started its threads, as the train command does
     with tempfile.TemporaryDirectory() as folder:
+        if not a.cold:
+            load_everything(a, Path(folder, "first"))
         print(json.dumps(measure(a, a.settings, Path(folder))))
 
 
