@@ -1,4 +1,4 @@
-"""The LightningDataModule: an endless activation source cut to the run's number of batches, resumable exactly."""
+"""The LightningDataModule: an endless activation source handed out in stretches, resumable exactly."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,32 +7,30 @@ import lightning as L
 import torch
 
 from sae_lightning.activations import ActivationSource
-from sae_lightning.core import ActivationBatch
+from sae_lightning.training.stretch import Stretch
 
 
-class _Batches:
-    """The rest of the run as an iterable with a length.
+class _Stretches:
+    """The rest of the run as an iterable of stretches, all of which pull from the one source.
 
-    The length matters: without one Lightning fetches one batch ahead, and a checkpoint would then hold the state
-    after a batch that was never trained on.
+    It has no length: how many steps a stretch holds is a matter of the clock. Lightning then fetches one ahead, which
+    is harmless, since a stretch reads nothing until it is worked on.
     """
 
-    def __init__(self, source: ActivationSource, n_batches: int) -> None:
+    def __init__(self, source: ActivationSource) -> None:
         self.source = source
-        self.n_batches = n_batches
 
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[ActivationBatch]:
-        return iter(self.source)
+    def __iter__(self) -> Iterator[Stretch]:
+        batches = iter(self.source)
+        while True:
+            yield Stretch(batches)
 
 
 class ActivationDataModule(L.LightningDataModule):
-    """Streams batches of activations from any ActivationSource.
+    """Streams batches of activations from any ActivationSource, a ``Stretch`` of them for each Trainer step.
 
     Its state is the source's: cursor, buffer content and generators after the last batch handed out, so that a
-    resumed run sees the very batches that the unbroken one would have seen.
+    resumed run sees the very batches that the unbroken one would have seen. n_batches: how many the run will read.
     """
 
     def __init__(self, source: ActivationSource, n_batches: int) -> None:
@@ -40,17 +38,12 @@ class ActivationDataModule(L.LightningDataModule):
         self.source = source
         self.n_batches = n_batches
 
-    def train_dataloader(self) -> _Batches:
-        return _Batches(self.source, self.n_batches)
+    def train_dataloader(self) -> _Stretches:
+        return _Stretches(self.source)
 
-    def transfer_batch_to_device(
-        self, batch: ActivationBatch, device: torch.device, dataloader_idx: int
-    ) -> ActivationBatch:
-        if batch.x.device == device:
-            return batch
-        x = batch.x.to(device, non_blocking=True)
-        y = x if batch.y is batch.x else batch.y.to(device, non_blocking=True)
-        return ActivationBatch(x=x, y=y, token_index=batch.token_index)
+    def transfer_batch_to_device(self, batch: Stretch, device: torch.device, dataloader_idx: int) -> Stretch:
+        batch.device = device
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         return self.source.state_dict()

@@ -1,13 +1,20 @@
 """One SAE under training: weights, loss, normalisation and every counter that must survive a restart."""
 
+import math
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae_lightning.activations import Normaliser
-from sae_lightning.core import ActivationBatch, SAEOutput
+from sae_lightning.core import ActivationBatch
 from sae_lightning.losses import Objective, StepContext
 from sae_lightning.sae import SparseAutoencoder
+from sae_lightning.training.figures import StepFigures
+
+# Steps whose figures may wait to be read.
+_MOST_WAITING = 1024
 
 
 class Lane(nn.Module):
@@ -19,9 +26,13 @@ class Lane(nn.Module):
     tokens_seen        [] int64:      training tokens so far.
     fire_counts        [d_sae] int64: activations since the last density histogram, over ``counted_tokens``.
     l0_ring            [window] f32:  mean l0 of the last ``window`` steps (the rolling l0 of the crosscoder notes).
-    first_bad_step     [] int64:      step of the first non-finite loss, -1 while all is well (no host sync needed).
+    first_bad_step     [] int64:      step of the first non-finite loss, -1 while all is well.
+
+    The last two are written by ``settle``, from what the steps showed: when somebody asks and before the state is
+    saved, never at every step (it waits for the device).
 
     Policy (when a feature counts as dead, what is logged) is set by callbacks; a lane only keeps the state.
+    counts_tokens: whether tokens and the features that fired are counted after each step (DeadFeatures says so).
     ``alive`` is False once a bank has dropped the lane; ``first_bad_step`` says so in a checkpoint.
     """
 
@@ -42,6 +53,7 @@ class Lane(nn.Module):
         self.normaliser = normaliser
         self.dead_after_tokens = 10_000_000
         self.alive = True
+        self.counts_tokens = False
         zero = torch.zeros((), dtype=torch.int64)
         self.register_buffer("tokens_since_fired", torch.zeros(sae.d_sae, dtype=torch.int64))
         self.register_buffer("tokens_seen", zero.clone())
@@ -50,12 +62,8 @@ class Lane(nn.Module):
         self.register_buffer("l0_ring", torch.zeros(l0_window))
         self.register_buffer("steps_done", zero.clone())
         self.register_buffer("first_bad_step", zero.clone() - 1)
-        self.grad_norm: Tensor | None = None
-        self.bad_terms: dict[str, Tensor] = {}
-        self._counts: Tensor | None = None
-        self._last: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._summed = 0
+        self.figures = StepFigures(objective)
+        self.register_state_dict_pre_hook(_settled)
 
     def dead(self, after_tokens: int | None = None) -> Bool[Tensor, "d_sae"]:
         """Return the features that were active on none of the last ``after_tokens`` training tokens."""
@@ -71,54 +79,52 @@ class Lane(nn.Module):
         context = StepContext(batch=batch, out=out, sae=self.sae, dead=self.dead(), progress=progress)
         loss, terms = self.objective(context)
         with torch.no_grad():
-            self._observe(y, out, loss, terms)
+            self.figures.note(context, loss, terms)
+            self.steps_done.add_(1)
+        if self.figures.waiting >= _MOST_WAITING:
+            self.settle()
         return loss
 
-    def _observe(self, y: Tensor, out: SAEOutput, loss: Tensor, terms: dict[str, Tensor]) -> None:
-        sse = (y - out.y_hat).float().square().sum(-1).mean()
-        variance = (y - y.mean(0)).float().square().sum(-1).mean()
-        counts = out.features.counts()
-        self._counts = counts
-        l0 = counts.sum().float() / len(y)
-        values = {f"loss/{name}": value.float() for name, value in terms.items()}
-        values |= {
-            "loss/total": loss.detach().float(),
-            "metrics/fvu": sse / variance,
-            "metrics/mse": sse / y.shape[-1],
-            "sparsity/l0": l0,
-            "sparsity/l1": out.features.l1().float().mean(),
-            "sparsity/active_per_batch": (counts > 0).float().mean(),
-        }
-        self._last = values
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-        self._summed += 1
-        self.l0_ring[self.steps_done % len(self.l0_ring)] = l0
-        bad = ~torch.isfinite(loss.detach())
-        self.first_bad_step = torch.where(bad & (self.first_bad_step < 0), self.steps_done, self.first_bad_step)
-        self.bad_terms = terms
-        self.steps_done += 1
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Write ``l0_ring`` and ``first_bad_step`` for the steps since the last call (one host sync)."""
+        steps = self.figures.read()
+        if not steps:
+            return
+        first, size = int(self.steps_done) - len(steps), len(self.l0_ring)
+        recent = list(enumerate((l0 for _, l0 in steps), first))[-size:]
+        places = torch.tensor([step % size for step, _ in recent], device=self.l0_ring.device)
+        self.l0_ring[places] = self.l0_ring.new_tensor([l0 for _, l0 in recent])
+        bad = next((step for step, (loss, _) in enumerate(steps, first) if not math.isfinite(loss)), -1)
+        if bad >= 0 and int(self.first_bad_step) < 0:
+            self.first_bad_step.fill_(bad)
+
+    def first_bad(self) -> int:
+        """Return the step of the first non-finite loss, -1 while all is well (one host sync)."""
+        self.settle()
+        return int(self.first_bad_step)
 
     def count(self, n_tokens: int) -> None:
         """Count the features that fired in the last step; called after the optimiser has stepped."""
-        assert self._counts is not None, "count() needs a step before it"
-        self.tokens_since_fired = torch.where(self._counts > 0, 0, self.tokens_since_fired + n_tokens)
-        self.fire_counts += self._counts
-        self.tokens_seen += n_tokens
-        self.counted_tokens += n_tokens
+        counts = self.figures.counts
+        assert counts is not None, "count() needs a step before it"
+        self.tokens_since_fired.add_(n_tokens).masked_fill_(counts > 0, 0)
+        self.fire_counts.add_(counts)
+        self.tokens_seen.add_(n_tokens)
+        self.counted_tokens.add_(n_tokens)
 
     @property
     def has_looked(self) -> bool:
         """Whether a step has been made since the lane was built: ``last_fvu_l0`` then has something to tell."""
-        return bool(self._last)
+        return bool(self.figures.last)
 
     def last_fvu_l0(self) -> tuple[float, float]:
         """Return fvu and l0 of the last batch (one host sync)."""
-        return float(self._last["metrics/fvu"]), float(self._last["sparsity/l0"])
+        return self.figures.last_fvu_l0()
 
     def lambda_eff(self, batch_size: int, progress: float) -> dict[str, float]:
         """Return each sparsity term's coefficient as it reads in the per-token convention."""
-        variance = float(self._last["metrics/mse"] / self._last["metrics/fvu"]) * self.sae.d_out
+        variance = self.figures.variance()
         found = {
             name: self.objective.lambda_eff(
                 name, batch_size, self.sae.d_out, self.sae.d_sae, progress=progress, variance=variance
@@ -129,21 +135,18 @@ class Lane(nn.Module):
 
     def last_loss(self) -> Tensor:
         """Return the loss of the last batch."""
-        return self._last["loss/total"]
+        return self.figures.last[0]
 
     def rolling_l0(self) -> float:
         """Return the mean l0 over the last ``window`` steps."""
+        self.settle()
         filled = min(int(self.steps_done), len(self.l0_ring))
         return float(self.l0_ring[:filled].mean()) if filled else 0.0
 
     def take_averages(self) -> dict[str, float]:
         """Return the means of what the steps showed since the last call, and start anew (one host sync)."""
-        if not self._summed:
-            return {}
-        stacked = torch.stack(list(self._sums.values())) / self._summed
-        averages = dict(zip(self._sums, stacked.tolist(), strict=True))
-        self._sums, self._summed = {}, 0
-        return averages
+        self.settle()
+        return self.figures.averages()
 
     def take_density(self) -> Tensor | None:
         """Return each feature's share of tokens since the last call (None before the first token), and start anew."""
@@ -154,3 +157,7 @@ class Lane(nn.Module):
         self.fire_counts.zero_()
         self.counted_tokens.zero_()
         return density
+
+
+def _settled(lane: Any, prefix: str, keep_vars: bool) -> None:
+    lane.settle()

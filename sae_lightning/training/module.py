@@ -1,15 +1,19 @@
-"""The LightningModule: lanes, their summed loss, per-lane clipping, one elementwise optimiser."""
+"""The LightningModule: lanes, their summed loss, one elementwise optimiser, many of its steps in a Trainer step."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from sae_lightning.core import ActivationBatch
+from sae_lightning.training.adam import FusedAdam
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.optim import schedule
+from sae_lightning.training.stretch import Agenda, Stretch
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,17 @@ class OptimSettings:
 class SAEModule(L.LightningModule):
     """Lanes on one stream of activations.
 
-    ``training_step`` sums the lanes' losses, so that each lane's gradients are those of its solo run; clipping is per
-    lane and Adam is elementwise, so the weights are, too. A lane of a bank whose loss is no longer a number is dropped
+    A step sums the lanes' losses, so that each lane's gradients are those of its solo run; clipping is per lane and
+    Adam is elementwise, so the weights are, too. A lane of a bank whose loss is no longer a number is dropped
     (``Lane.alive``) and the others go on. ``is_bank``: what each lane writes goes to a folder of its own. The frozen
     language model is no part of this module: it belongs to the data, and its weights never enter a checkpoint.
 
-    Order in a step: backward -> callbacks (remove parallel gradient) -> clip -> optimiser -> callbacks (renormalise
-    decoder -> count dead features -> log -> save).
+    Lightning's loop costs 300 us a Trainer step, so a Trainer step is a ``Stretch`` of optimiser steps, and
+    ``agenda`` says when it is over. ``trainer.global_step`` counts optimiser steps all the same.
+
+    Order in a step: forward, backward -> callbacks (NaN guard) -> FusedAdam (remove parallel gradient -> clip -> Adam
+    -> renormalise decoder) -> count dead features -> callbacks that are due (log -> evaluate); where one is due that
+    needs Lightning's loop at rest, the stretch ends (save).
     """
 
     def __init__(
@@ -48,10 +56,12 @@ class SAEModule(L.LightningModule):
         super().__init__()
         if total_steps < 1:
             raise ValueError(f"total_steps={total_steps}: must be at least 1; raise the token budget")
+        self.automatic_optimization = False
         self.lanes = nn.ModuleDict(lanes)
         self.settings = settings
         self.total_steps = total_steps
         self.is_bank = len(lanes) > 1 if bank is None else bank
+        self.agenda = Agenda(total_steps)
 
     def every_lane(self) -> list[tuple[str, Lane]]:
         """Return (name, lane) pairs, dropped lanes too: one parameter group of the optimiser each, in this order."""
@@ -61,11 +71,21 @@ class SAEModule(L.LightningModule):
         """Return (name, lane) pairs of the lanes that train."""
         return [(name, lane) for name, lane in self.every_lane() if lane.alive]
 
+    def adam(self) -> FusedAdam:
+        """Return the optimiser of all lanes; it has one parameter group a lane, in the order of ``every_lane``."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, FusedAdam)
+        return optimizer
+
     def rate_of(self, name: str) -> float:
         """Return a lane's present learning rate."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        return float(optimizer.param_groups[list(self.lanes).index(name)]["lr"])
+        return float(self.adam().param_groups[list(self.lanes).index(name)]["lr"])
+
+    def grad_norm_of(self, name: str) -> float:
+        """Return the norm of a lane's gradients in the last step, projected and not yet clipped (one host sync)."""
+        norm = self.adam().grad_norms[list(self.lanes).index(name)]
+        assert norm is not None, "no step has been made"
+        return float(norm)
 
     @property
     def progress(self) -> float:
@@ -80,16 +100,57 @@ class SAEModule(L.LightningModule):
         # The setting is the process's: whoever trains from Python gets exact subnormals back.
         torch.set_flush_denormal(False)
 
-    def training_step(self, batch: ActivationBatch, batch_idx: int) -> Tensor:
-        losses = [lane.step(batch, self.progress) for _, lane in self.each_lane()]
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+    def training_step(self, stretch: Stretch, batch_idx: int) -> None:
+        # Lightning puts its precision's context around the whole call; here it belongs around forward and loss only.
+        with torch.autocast(self.device.type, enabled=False):
+            self._train(stretch)
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        for name, lane in self.each_lane():
-            limit = self.settings[name].clip
-            lane.grad_norm = nn.utils.clip_grad_norm_(
-                lane.sae.parameters(), max_norm=float("inf") if limit is None else limit
-            )
+    def _train(self, stretch: Stretch) -> None:
+        """Do optimiser steps until the stretch is over."""
+        counted, scheduler = self.optimizers(), self.lr_schedulers()
+        assert isinstance(counted, LightningOptimizer)
+        assert isinstance(scheduler, LambdaLR)
+        profile = self.trainer.profiler.profile  # pyright: ignore[reportAttributeAccessIssue] - set by a connector
+        self.agenda.begin()
+        step, over = self.global_step, False
+        while not over:
+            batch = stretch.pull()
+            self._step(batch, step, counted, profile)
+            scheduler.step()
+            step += 1
+            for callback in self.agenda.actors(step):
+                with profile(f"[Callback]{type(callback).__name__}.after_step"):
+                    callback.after_step(self.trainer, self, batch)
+            over = self.agenda.over(step) or self.trainer.should_stop
+        # A Trainer without max_steps would read on.
+        self.trainer.should_stop |= step >= self.total_steps
+
+    def _step(self, batch: ActivationBatch, step: int, counted: LightningOptimizer, profile: Any) -> None:
+        """Do the optimiser step that comes after ``step`` of them."""
+        hooks, adam, lanes = self.agenda.hooks, counted.optimizer, [lane for _, lane in self.each_lane()]
+        self._call(hooks["on_before_zero_grad"], adam)
+        for group in adam.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        with profile("forward_and_loss"), self.trainer.precision_plugin.forward_context():
+            losses = [lane.step(batch, min(1.0, step / self.total_steps)) for lane in lanes]
+            loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        self._call(hooks["on_before_backward"], loss)
+        with profile("backward"):
+            loss.backward()
+        self._call(hooks["on_after_backward"])
+        self._call(hooks["on_before_optimizer_step"], adam)
+        # LightningOptimizer.step without its round of all callbacks' hooks: it counts the step and tells the profiler.
+        counted._on_before_step()
+        adam.step()
+        counted._on_after_step()
+        for lane in lanes:
+            if lane.alive and lane.counts_tokens:
+                lane.count(len(batch))
+
+    def _call(self, hooks: list[Any], *arguments: Any) -> None:
+        for hook in hooks:
+            hook(self.trainer, self, *arguments)
 
     def configure_optimizers(self) -> Any:
         groups = [
@@ -98,17 +159,22 @@ class SAEModule(L.LightningModule):
                 "lr": self.settings[name].lr,
                 "betas": self.settings[name].betas,
                 "eps": self.settings[name].eps,
+                "clip": self.settings[name].clip,
+                "decoder": [n for n, _ in lane.sae.named_parameters()].index("W_dec"),
             }
             for name, lane in self.every_lane()
         ]
-        optimizer = torch.optim.Adam(groups, fused=True)
+        optimizer = FusedAdam(groups)
         own = [self.settings[name] for name, _ in self.every_lane()]
         scheduler = schedule(optimizer, self.total_steps, [(s.warmup, s.decay, s.final) for s in own])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
         for _, lane in self.every_lane():
-            lane.alive = not self.is_bank or int(lane.first_bad_step) < 0  # dropped before a restart
+            lane.alive = not self.is_bank or lane.first_bad() < 0  # dropped before a restart
+        # Processes that train one model together have to agree on where a Trainer step ends.
+        callbacks: list[L.Callback] = getattr(self.trainer, "callbacks", [])
+        self.agenda.consult(callbacks, self.trainer.max_steps, every_step=self.trainer.world_size > 1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["torch_rng_state"] = torch.get_rng_state()

@@ -41,7 +41,8 @@ for _ in range(3):
     loss.backward()
     optimizer.step()
 n_parameters = sum(p.numel() for p in sae.parameters())
-print(json.dumps({"used": peak() - before, "state": 16 * n_parameters, "block": block, "whole": 4 * n * d_sae, "errors": errors}))
+sizes = {"state": 16 * n_parameters, "block": block, "whole": 4 * n * d_sae}
+print(json.dumps({"used": peak() - before, **sizes, "errors": errors}))
 """
 
 

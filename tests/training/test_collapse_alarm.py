@@ -66,7 +66,7 @@ def test_the_same_coefficient_in_the_per_token_convention_is_healthy(
         ([(1.0, 0.0)] * 3 + [(0.5, 5.0)] + [(1.0, 0.0)] * 3, 2),  # it recovered and fell again
     ],
 )
-def test_patience_counts_looks_in_a_row(looks: list[tuple[float, float]], struck: int, caplog) -> None:
+def test_patience_counts_looks_in_a_row(looks: list[tuple[float, float]], struck: int, caplog, monkeypatch) -> None:
     sae = StandardSAE(4, 8)
     lane = Lane(sae, Objective({"reconstruction": Reconstruction(), "l1": L1(5.0)}), Normaliser("none", False, 4))
     module = SAEModule({"sae": lane}, {"sae": OptimSettings()}, 100)
@@ -75,7 +75,8 @@ def test_patience_counts_looks_in_a_row(looks: list[tuple[float, float]], struck
     batch = ActivationBatch(x=x, y=x, token_index=torch.arange(6))
     lane.step(batch, 0.0)
     for step in range(1, 10 * len(looks) + 1):
-        fvu, l0 = looks[(step - 1) // 10] if step % 10 == 0 else (0.0, 99.0)  # between looks nobody looks
-        lane._last |= {"metrics/fvu": torch.tensor(fvu), "sparsity/l0": torch.tensor(l0)}
-        alarm.after_step(SimpleNamespace(global_step=step), module, batch)  # type: ignore[arg-type]
+        assert alarm.due(step, 10 * len(looks)) == (step % 10 == 0)  # between looks nobody looks
+        if step % 10 == 0:
+            monkeypatch.setattr(lane, "last_fvu_l0", lambda step=step: looks[step // 10 - 1])
+            alarm.after_step(SimpleNamespace(global_step=step), module, batch)  # type: ignore[arg-type]
     assert len(alarms(caplog)) == struck

@@ -66,8 +66,8 @@ def test_a_failed_evaluation_leaves_the_lane_in_training_mode(tmp_path: Path) ->
     lanes: list[Lane] = []
 
     class Keep(DeadFeatures):
-        def after_step(self, trainer, module, batch) -> None:
-            lanes.append(module.each_lane()[0][1])
+        def on_fit_start(self, trainer, pl_module) -> None:
+            lanes.append(pl_module.each_lane()[0][1])
 
     with pytest.raises(RuntimeError, match="no rows"):
         prepare(

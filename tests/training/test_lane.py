@@ -96,9 +96,26 @@ def test_density_is_the_share_of_tokens_since_it_was_last_taken() -> None:
     assert lane.take_density() is None
 
 
-def test_averages_are_the_means_of_naive_figures_and_start_anew() -> None:
+class Squares(Reconstruction):
+    """A reconstruction that the lane does not know."""
+
+    def compute(self, ctx: StepContext) -> Tensor:
+        return super().compute(ctx) * 1.0
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        Reconstruction(),
+        Reconstruction(reduction="element_mean"),
+        Reconstruction(normalise="variance"),
+        Reconstruction(reduction="element_mean", normalise="variance"),
+        Squares(normalise="variance"),
+    ],
+)
+def test_averages_are_the_means_of_naive_figures_and_start_anew(term: Reconstruction) -> None:
     l1 = L1(2.0, decoder_norm="plain")
-    lane = identity_lane(reconstruction=Reconstruction(), l1=l1)
+    lane = identity_lane(reconstruction=term, l1=l1)
     expected: dict[str, list[float]] = {}
     for rows in STEPS[:3]:
         loss = lane.step(batch(rows), 0.5)
@@ -106,10 +123,11 @@ def test_averages_are_the_means_of_naive_figures_and_start_anew() -> None:
         f = x.clamp(min=0)
         sse = (x - 0.5 * f).square().sum(1).mean()
         variance = (x - x.mean(0)).square().sum(1).mean()
+        value = sse / (D if term.reduction == "element_mean" else 1) / (variance if term.normalise == "variance" else 1)
         figures = {
-            "loss/reconstruction": sse,
+            "loss/reconstruction": value,
             "loss/l1": f.sum(1).mean(),
-            "loss/total": sse + 2 * f.sum(1).mean(),
+            "loss/total": value + 2 * f.sum(1).mean(),
             "metrics/fvu": sse / variance,
             "metrics/mse": sse / D,
             "sparsity/l0": (f > 0).sum() / len(x),
@@ -153,13 +171,46 @@ def test_lambda_eff(reconstruction: Reconstruction, l1: L1, factor: str) -> None
 def test_the_first_bad_step_is_kept_and_a_good_one_leaves_no_mark() -> None:
     lane = identity_lane()
     lane.step(batch(STEPS[0]), 0.0)
-    assert int(lane.first_bad_step) == -1
+    assert lane.first_bad() == -1
     for value in (math.inf, math.nan):
         rows = torch.tensor(STEPS[1])
         rows[0, 0] = value
         lane.step(batch(rows), 0.0)
     lane.step(batch(STEPS[2]), 0.0)
-    assert int(lane.first_bad_step) == 1
+    assert lane.first_bad() == int(lane.first_bad_step) == 1
+
+
+def test_the_state_is_the_same_however_often_somebody_looked() -> None:
+    rows = torch.randn(40, 6, D, generator=torch.Generator().manual_seed(3))
+    rows[25, 0, 0] = math.nan
+    states, averages = [], []
+    for looks in ((), (0, 1, 2, 5, 17, 18, 30), range(40)):
+        lane = identity_lane(l0_window=7)
+        for i, some in enumerate(rows):
+            lane.step(batch(some), 0.0)
+            lane.count(len(some))
+            if i in looks:
+                lane.settle()
+        states.append(lane.state_dict())
+        averages.append(lane.take_averages())
+    assert int(states[0]["first_bad_step"]) == 25
+    for state in states[1:]:
+        assert all(torch.equal(value, states[0][name]) for name, value in state.items())
+    finite = [{name: value for name, value in a.items() if math.isfinite(value)} for a in averages]
+    assert finite[0] == finite[1] == finite[2]
+    assert {"sparsity/l0", "sparsity/active_per_batch"} <= finite[0].keys()
+
+
+def test_averages_of_more_steps_than_are_kept_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sae_lightning.training.figures._MOST_KEPT", 4)
+    monkeypatch.setattr("sae_lightning.training.lane._MOST_WAITING", 3)
+    lane = identity_lane()
+    rows = torch.randn(14, 6, D, generator=torch.Generator().manual_seed(4))
+    for some in rows:
+        lane.step(batch(some), 0.0)
+    l0 = (rows > 0).sum(-1).double().mean(1)
+    assert lane.take_averages()["sparsity/l0"] == pytest.approx(float(l0.mean()), rel=1e-6)
+    assert lane.rolling_l0() == pytest.approx(float(l0[-3:].mean()), rel=1e-6)
 
 
 def test_every_counter_travels_in_the_state() -> None:

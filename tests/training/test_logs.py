@@ -36,7 +36,7 @@ class Watch(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         lane = pl_module.lanes["sae"]
         self.fvu.append(lane.last_fvu_l0()[0])
-        self.fired.append(lane._counts.clone())
+        self.fired.append(lane.figures.counts.clone())
 
 
 def windows(*steps: int) -> dict[int, slice]:

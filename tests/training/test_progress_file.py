@@ -47,6 +47,6 @@ def test_a_stopped_run_says_so_and_a_number_that_is_none_is_null(tmp_path: Path)
     with pytest.raises(StopRequested):
         run.fit()
     assert (read(tmp_path)["state"], read(tmp_path)["step"]) == ("stopped", 3)
-    run.lane._last["metrics/fvu"] = torch.tensor(torch.nan)
+    run.lane.figures.last[1] = torch.tensor(torch.nan)
     ProgressFile(str(tmp_path))._write(run.trainer, run.module, "running")
     assert read(tmp_path)["fvu"] is None

@@ -1,10 +1,11 @@
-"""What every callback here starts from: typed access to the run's module."""
+"""What every callback here starts from: when it acts, and typed access to the run's module."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import lightning as L
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue] - protobuf's
 
 from sae_lightning.activations import ActivationSource
 from sae_lightning.core import ActivationBatch
@@ -15,16 +16,24 @@ Kind = TypeVar("Kind", bound=L.Callback)
 
 
 class LaneCallback(L.Callback):
-    """A callback that acts on the lanes of an SAEModule after each step; subclasses override ``after_step``."""
+    """A callback that acts on the lanes of an SAEModule after some steps; subclasses override ``after_step``.
+
+    A Trainer step holds many optimiser steps, so Lightning's own hooks come too seldom (see ``SAEModule``): the module
+    calls ``after_step`` itself, after each step for which the callback is ``due``.
+
+    every_n_steps: due at its multiples and at the last step; 0 is never.
+    every_seconds: where set, it acts as well once that long has passed since it last acted, or since training started.
+    """
+
+    every_n_steps: int = 1
+    every_seconds: float | None = None
+
+    def due(self, step: int, total_steps: int) -> bool:
+        """Tell whether to act after ``step`` (steps done) of ``total_steps``. Asked at every step: keep it cheap."""
+        return self.every_n_steps > 0 and (step % self.every_n_steps == 0 or step == total_steps)
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        """Act after the optimiser has stepped; ``trainer.global_step`` counts finished steps."""
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, SAEModule), "these callbacks belong to an SAEModule"
-        self.after_step(trainer, pl_module, batch)
+        """Act after the optimiser has stepped; ``trainer.global_step`` counts finished steps; batch: the last one."""
 
 
 def find(trainer: L.Trainer, kind: type[Kind]) -> Kind | None:
@@ -45,8 +54,14 @@ def scalars(trainer: L.Trainer, module: SAEModule, lane: str, values: dict[str, 
 
     Goes straight to the loggers: Lightning's ``self.log`` costs more than a small SAE step.
     """
+    step = trainer.global_step
     for logger in loggers_of(trainer, module, lane):
-        logger.log_metrics(values, step=trainer.global_step)
+        if isinstance(logger, TensorBoardLogger):
+            # One event with all values: `add_scalar` makes an event of each, which takes ten times as long.
+            pairs = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+            logger.experiment.file_writer.add_summary(Summary(value=pairs), step)  # pyright: ignore[reportOptionalMemberAccess]
+        else:
+            logger.log_metrics(values, step=step)
 
 
 def lane_folder(run_dir: Path, module: SAEModule, lane: str) -> Path:

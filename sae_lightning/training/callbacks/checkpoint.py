@@ -44,12 +44,24 @@ class Checkpoints(LightningCheckpoint):
         self.folder = Path(run_dir) / "checkpoints"
         self.best_fvu = math.inf
         self._saved_step = -1
+        self._evaluation: Evaluation | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._evaluation = find(trainer, Evaluation) if self.best else None
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_fvu": self.best_fvu}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_fvu = state_dict["best_fvu"]
+
+    def due(self, step: int, total_steps: int) -> bool:
+        """Tell whether to look after a step: those that are saved for their number, and Evaluation's."""
+        may_be_best = self._evaluation is not None and self._evaluation.due(step, total_steps)
+        return may_be_best or self._is_numbered(step, total_steps)
+
+    def _is_numbered(self, step: int, total_steps: int) -> bool:
+        return step % self.every_n_steps == 0 or step == total_steps
 
     def path(self, step: int) -> Path:
         """Return where the checkpoint of a step stands."""
@@ -61,7 +73,7 @@ class Checkpoints(LightningCheckpoint):
         assert isinstance(pl_module, SAEModule)
         step = trainer.global_step
         is_best = self._is_best(trainer)
-        if is_best or step % self.every_n_steps == 0 or step == pl_module.total_steps:
+        if is_best or self._is_numbered(step, pl_module.total_steps):
             self.save(trainer, pl_module)
         if is_best and self._saved_step == step:
             link_or_copy(self.path(step), self.folder / "best.ckpt")
@@ -88,9 +100,7 @@ class Checkpoints(LightningCheckpoint):
         return bool(self.every_n_steps_kept) and int(path.stem.removeprefix("step-")) % self.every_n_steps_kept == 0
 
     def _is_best(self, trainer: L.Trainer) -> bool:
-        if not self.best:
-            return False
-        evaluation = find(trainer, Evaluation)
+        evaluation = self._evaluation
         if evaluation is None or evaluation.evaluated_at != trainer.global_step:
             return False
         fvu = min(evaluation.fvu.values(), default=math.inf)

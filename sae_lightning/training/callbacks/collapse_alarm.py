@@ -27,9 +27,10 @@ class CollapseAlarm(LaneCallback):
         self.patience = patience
         self._strikes: dict[str, int] = {}
 
+    def due(self, step: int, total_steps: int) -> bool:
+        return step % self.every_n_steps == 0  # the last step is no look of its own
+
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        if trainer.global_step % self.every_n_steps:
-            return
         for name, lane in module.each_lane():
             fvu, l0 = lane.last_fvu_l0()
             strikes = self._strikes.get(name, 0) + 1 if fvu > 0.98 and l0 < 1 else 0

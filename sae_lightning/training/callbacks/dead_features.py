@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 import lightning as L
 from annotated_types import Ge
 
-from sae_lightning.core import ActivationBatch, UserError
-from sae_lightning.training.callbacks.base import LaneCallback, source_of
+from sae_lightning.core import UserError
+from sae_lightning.training.callbacks.base import source_of
 from sae_lightning.training.module import SAEModule
 
 
-class DeadFeatures(LaneCallback):
+class DeadFeatures(L.Callback):
     """A feature is dead once it has been active on none of the last ``after_tokens`` training tokens.
 
     after_tokens: tokens without firing; ``auto`` is 10 million (Gao et al. 2024), or a tenth of the run where the
@@ -18,6 +18,8 @@ class DeadFeatures(LaneCallback):
         anything.
     n_batches_to_dead: the same in batches (default 200 in the BatchTopK notes), for configs that come from there; wins
         over after_tokens when given.
+
+    The policy alone: with it, the module has each lane count after every optimiser step.
     """
 
     def __init__(
@@ -46,7 +48,4 @@ class DeadFeatures(LaneCallback):
         batch_size = source_of(trainer).batch_size
         for _, lane in pl_module.each_lane():
             lane.dead_after_tokens = self.threshold(batch_size, pl_module.total_steps)
-
-    def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        for _, lane in module.each_lane():
-            lane.count(len(batch))
+            lane.counts_tokens = True

@@ -23,8 +23,6 @@ class DensityHistogram(LaneCallback):
         self.every_n_steps = every_n_steps
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        if trainer.global_step % self.every_n_steps and trainer.global_step != module.total_steps:
-            return
         for name, lane in module.each_lane():
             density = lane.take_density()
             if density is None:

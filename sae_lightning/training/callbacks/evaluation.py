@@ -31,8 +31,6 @@ class Evaluation(LaneCallback):
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
         step = trainer.global_step
-        if not self.every_n_steps or (step % self.every_n_steps and step != module.total_steps):
-            return
         for name, lane in module.each_lane():
             was_training = lane.training
             lane.eval()

@@ -27,18 +27,15 @@ class MetricsLog(LaneCallback):
     def __init__(self, every_n_steps: Annotated[int, Ge(1)] = 10) -> None:
         self.every_n_steps = every_n_steps
         self._since = 0.0
-        self._tokens = 0
+        self._step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._since, self._tokens = time.perf_counter(), 0
+        self._since, self._step = time.perf_counter(), trainer.global_step
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        self._tokens += len(batch)
-        if trainer.global_step % self.every_n_steps and trainer.global_step != module.total_steps:
-            return
-        now = time.perf_counter()
-        speed = self._tokens / max(now - self._since, 1e-9)
-        self._since, self._tokens = now, 0
+        now, step = time.perf_counter(), trainer.global_step
+        speed = (step - self._step) * len(batch) / max(now - self._since, 1e-9)
+        self._since, self._step = now, step
         for name, lane in module.each_lane():
             values = lane.take_averages() | feature_shares(lane)
             values["throughput/tokens_per_s"] = speed
@@ -46,8 +43,7 @@ class MetricsLog(LaneCallback):
             values["throughput/tokens"] = float(lane.tokens_seen)
             for term, value in lane.lambda_eff(len(batch), module.progress).items():
                 values[f"loss/{term}_lambda_eff"] = value
-            if lane.grad_norm is not None:
-                values["weights/grad_norm"] = float(lane.grad_norm)
+            values["weights/grad_norm"] = module.grad_norm_of(name)
             scalars(trainer, module, name, values)
 
 

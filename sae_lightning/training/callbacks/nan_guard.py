@@ -1,6 +1,7 @@
 """Stop a run whose loss is no longer a number, before its weights are spoiled, and say where it happened."""
 
 import logging
+import math
 from typing import Annotated, Any
 
 import lightning as L
@@ -31,15 +32,21 @@ class NaNGuard(LaneCallback):
 
     def __init__(self, every_n_steps: Annotated[int, Ge(1)] = 50) -> None:
         self.every_n_steps = every_n_steps
+        self._on_cpu = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._on_cpu = pl_module.device.type == "cpu"
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
-        if pl_module.device.type == "cpu":
-            assert isinstance(pl_module, SAEModule)
+        assert isinstance(pl_module, SAEModule)
+        if self._on_cpu and not all(math.isfinite(lane.last_loss()) for _, lane in pl_module.each_lane()):
             drop_bad_lanes(pl_module)
 
+    def due(self, step: int, total_steps: int) -> bool:
+        return not self._on_cpu and step % self.every_n_steps == 0
+
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        if module.device.type != "cpu" and trainer.global_step % self.every_n_steps == 0:
-            drop_bad_lanes(module)
+        drop_bad_lanes(module)
 
 
 def drop_bad_lanes(module: SAEModule, *, weights: bool = False) -> None:
@@ -49,7 +56,7 @@ def drop_bad_lanes(module: SAEModule, *, weights: bool = False) -> None:
     weights: look at the weights as well, for an overflow in the step that no later loss has seen.
     """
     for name, lane in module.each_lane():
-        step = int(lane.first_bad_step)
+        step = lane.first_bad()
         if step < 0 and weights and not all(bool(torch.isfinite(p).all()) for p in lane.sae.parameters()):
             step = int(lane.steps_done)
             lane.first_bad_step.fill_(step)
@@ -68,7 +75,7 @@ def _describe(name: str, lane: Lane, step: int) -> str:
     def value(tensor: Tensor) -> str:
         return f"{float(tensor):g}"
 
-    terms = ", ".join(f"{term}={value(loss)}" for term, loss in lane.bad_terms.items())
+    terms = ", ".join(f"{term}={value(loss)}" for term, loss in lane.figures.terms.items())
     broken = [n for n, p in lane.sae.named_parameters() if not torch.isfinite(p).all()]
     cause = f"; already non-finite: {', '.join(broken)}" if broken else ""
     return f"lane {name!r}: the loss is not finite at step {step} ({terms}{cause})"

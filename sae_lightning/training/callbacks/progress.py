@@ -30,22 +30,23 @@ class LiveProgress(LaneCallback):
 
     def __init__(self, refresh_seconds: float = 0.5, line_seconds: float = 15.0) -> None:
         self.refresh_seconds = refresh_seconds
-        self.line_seconds = line_seconds
+        self.line_seconds = self.every_seconds = line_seconds
         self._bar: Progress | None = None
         self._task: Any = None
-        self._shown_at = 0.0
+        self._shown = False
         self._started = 0.0
         self._first_tokens = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SAEModule)
         self._started = time.perf_counter()
-        self._shown_at = 0.0
+        self.every_seconds, self._shown = self.line_seconds, False
         _, lane = pl_module.each_lane()[0]
         self._first_tokens = int(lane.tokens_seen)
         console = Console(file=sys.stderr)
         if not console.is_terminal:
             return
+        self.every_seconds = self.refresh_seconds
         total = pl_module.total_steps * source_of(trainer).batch_size
         self._bar = Progress(
             TextColumn("[bold]tokens"),
@@ -70,13 +71,11 @@ class LiveProgress(LaneCallback):
         if self._bar is not None:
             self._bar.update(self._task, figures=f"reading the language model: {rows:,} of {wanted:,} rows")
 
+    def due(self, step: int, total_steps: int) -> bool:
+        return step == total_steps or not self._shown
+
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        now = time.perf_counter()
-        wait = self.line_seconds if self._bar is None else self.refresh_seconds
-        last = trainer.global_step == module.total_steps
-        if now - self._shown_at < wait and not last:
-            return
-        self._shown_at = now
+        now, self._shown = time.perf_counter(), True
         _, lane = module.each_lane()[0]
         tokens = int(lane.tokens_seen)
         speed = (tokens - self._first_tokens) / max(now - self._started, 1e-9)

@@ -50,13 +50,18 @@ class Pruning(LaneCallback):
         self.run_dir = Path(run_dir)
         self.where = TrialOf.model_validate(trial)
         self._trial: optuna.Trial | None = None
+        self._evaluation: Evaluation | None = None
         self._reported_at = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trial = load_trial(self.where)
+        self._evaluation = find(trainer, Evaluation)
+
+    def due(self, step: int, total_steps: int) -> bool:
+        return self._evaluation is not None and self._evaluation.due(step, total_steps)
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        evaluation, step = find(trainer, Evaluation), trainer.global_step
+        evaluation, step = self._evaluation, trainer.global_step
         if evaluation is None or evaluation.evaluated_at != step or step == self._reported_at:
             return
         if len(evaluation.fvu) != 1:

@@ -136,4 +136,4 @@ class ScalingLog(L.Callback):
 
 def failure(lane: Lane) -> str:
     """Return why a lane has no figures."""
-    return f"the loss was not finite at step {int(lane.first_bad_step)}"
+    return f"the loss was not finite at step {lane.first_bad()}"

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from sae_lightning.activations import StopRequested
 from sae_lightning.training.callbacks.base import source_of
+from sae_lightning.training.module import SAEModule
 
 logger = logging.getLogger(__name__)
 
@@ -26,12 +27,14 @@ class StopSignal(LightningCheckpoint):
     def __init__(self) -> None:
         self.received: int | None = None
         self._previous: dict[int, Any] = {}
+        self._module: SAEModule | None = None
         self._source: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        self._source = source_of(trainer)
+        assert isinstance(pl_module, SAEModule)
+        self._module, self._source = pl_module, source_of(trainer)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._handle)
 
@@ -39,12 +42,18 @@ class StopSignal(LightningCheckpoint):
         self._restore()
         self.received = number
         logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)
+        assert self._module is not None
+        self._module.agenda.stop()
         self._source.request_stop()
 
     def _restore(self) -> None:
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, handler)
+
+    def due(self, step: int, total_steps: int) -> bool:
+        """No step is due: a signal ends the stretch by itself."""
+        return False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -24,8 +24,6 @@ class WeightNorms(LaneCallback):
 
     @torch.no_grad()
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
-        if trainer.global_step % self.every_n_steps and trainer.global_step != module.total_steps:
-            return
         for name, lane in module.each_lane():
             sae = lane.sae
             encoder, decoder = sae.W_enc.norm(dim=0), sae.W_dec.norm(dim=1)
