@@ -10,6 +10,9 @@ from sae_lightning.activations.arrays import ActivationFile
 from sae_lightning.activations.numbered import NumberedSource
 from sae_lightning.core import Permutation, UserError, derive_seed
 
+# Places whose rows are worked out at once: a permutation costs as much for a few as for thousands.
+_AHEAD = 16_384
+
 
 class FileSource(NumberedSource):
     """Endless batches [batch_size, d] of a file's rows; every epoch is a permutation of its own.
@@ -45,10 +48,14 @@ class FileSource(NumberedSource):
             raise UserError(f"{self.file.path}: rows have width {self.file.d}, must have {d_in}; give the right file")
         self.d_in = self.d_out = self.file.d
         self._permutations: dict[int, Permutation] = {}
+        self._known = 0, np.empty(0, dtype=np.int64)  # rows at the places from the first number on
 
     def _between(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
-        numbers = self._rows_at(first, last)
-        return self.file.rows(numbers), torch.from_numpy(numbers)
+        begin, known = self._known
+        if not begin <= first <= last <= begin + len(known):
+            begin, known = self._known = first, self._rows_at(first, max(last, first + _AHEAD))
+        numbers = known[first - begin : last - begin]
+        return self.file.rows(numbers), torch.from_numpy(numbers.copy())
 
     def sample(self, n: int) -> torch.Tensor:
         """Return up to ``n`` rows, float32, for normalisation and initialisation; seeded, and moves nothing."""
