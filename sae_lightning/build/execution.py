@@ -9,8 +9,10 @@ from torch import Tensor
 from sae_lightning.config import RunConfig
 from sae_lightning.losses import Objective
 from sae_lightning.sae import SparseAutoencoder
-from sae_lightning.sae.kernels import Execution
+from sae_lightning.sae.choosing import ChoosingAutoencoder
+from sae_lightning.sae.kernels import AboveEach, Execution, Selector
 from sae_lightning.sae.selective import SelectiveAutoencoder
+from sae_lightning.sae.thresholded import ThresholdedAutoencoder
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +21,7 @@ AGREEMENT = 0.99
 #: ... and where d_sae is this many times k: below, scoring candidates again costs what the narrow product saves.
 WORTH = 64
 _ROWS = 512
+_ACTIVE = 32
 
 
 def set_execution(
@@ -48,7 +51,7 @@ def decided(sae: SparseAutoencoder) -> str | None:
 
 
 def _automatic(sae: SparseAutoencoder, sample: Tensor) -> str | None:
-    if not fast_bfloat16():
+    if not fast_bfloat16() or not isinstance(sae, ChoosingAutoencoder):
         return None
     if isinstance(sae, SelectiveAutoencoder) and sae.d_sae < WORTH * sae.k:
         return None
@@ -67,20 +70,37 @@ def fast_bfloat16() -> bool:
 
 
 @torch.no_grad()
-def agreement(sae: SparseAutoencoder, x: Float[Tensor, "n d_in"]) -> float:
-    """Return the share of the features selected by exact products that bfloat16 ones with candidates select too."""
+def agreement(sae: ChoosingAutoencoder, x: Float[Tensor, "n d_in"]) -> float:
+    """Return the share of the features selected by exact products that bfloat16 ones with candidates select too.
+
+    An SAE with thresholds is dense at its start, when nothing is selected: its bars are raised for the trial until
+    ``_ACTIVE`` features a row exceed them.
+    """
     before, mode = sae.execution, sae.training
-    state = {name: buffer.clone() for name, buffer in sae.named_buffers()}
-    fired = []
+    bars = None if isinstance(sae, SelectiveAutoencoder) else _raised(sae, x)
+    chosen = []
     try:
         sae.train()
         for product in (torch.float32, torch.bfloat16):
-            sae.execution = Execution(product, before.block_bytes, before.whole_pre_acts)
-            fired.append(sae.encode(x).dense() != 0)
+            sae.execution = Execution(product, before.block_bytes)
+            rows = sae._rows(x)
+            if isinstance(sae, ThresholdedAutoencoder):
+                assert bars is not None
+                selector: Selector = AboveEach(bars, sae._slack(rows), sae.d_sae)
+            else:
+                assert isinstance(sae, SelectiveAutoencoder)
+                selector = sae.selector(len(x))
+            _, pattern, _ = sae._choose(rows, selector)
+            chosen.append(pattern.rows * sae.d_sae + pattern.indices)
     finally:
         sae.execution = before
         sae.train(mode)
-        for name, buffer in sae.named_buffers():
-            buffer.copy_(state[name])  # a batch top-k's threshold follows what it has seen
-    exact, narrow = fired
-    return float((exact & narrow).sum() / exact.sum().clamp(min=1))
+    exact, narrow = chosen
+    return float(torch.isin(exact, narrow).float().mean()) if len(exact) else 1.0
+
+
+def _raised(sae: ChoosingAutoencoder, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "d_sae"]:
+    """Return one bar for all features that about ``_ACTIVE`` of them exceed in each row."""
+    best = [z.topk(min(_ACTIVE, z.shape[1]), dim=1).values for z in sae._blocks(x)]
+    least = torch.cat(best, 1).topk(min(_ACTIVE, sae.d_sae), dim=1).values[:, -1]
+    return torch.full_like(sae.b_enc, float(least.mean()))

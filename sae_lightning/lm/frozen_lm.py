@@ -49,6 +49,7 @@ class FrozenLM:
     So activations and an edited run differ by rounding. Windows are right-padded: causal models need no attention mask.
 
     Shapes: tokens [b, p]; activations [b, p, d] in the LM's dtype, per-head sites flattened to d = heads * d_head.
+    Hooks that somebody puts on ``bridge`` belong to it alone: ``activations`` reads past them.
     ``windows_read`` counts the windows that went through it: a run on kept activations must read none.
     Raises UserError for what a user can get wrong: unknown sites, windows beyond the context, tokenizers that do not
     fit, names that are neither folder nor model.

@@ -103,7 +103,7 @@ class BatchTopKSAE(SelectiveAutoencoder):
         if not 0 < target <= self.d_sae:
             raise UserError(f"target_l0={target}: must lie above 0 and at most at d_sae={self.d_sae}")
         kept = list(batches) if iter(batches) is batches else batches
-        value = threshold_for(lambda: (self.pre_acts(x) for x in kept), target)
+        value = threshold_for(lambda: (self._blocks(x) for x in kept), target)
         self.threshold.fill_(value)
         self.threshold_set.fill_(True)
         return value

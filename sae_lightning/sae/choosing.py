@@ -1,5 +1,7 @@
 """Encoders whose gradient passes through chosen pairs alone."""
 
+from collections.abc import Iterator
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,6 +16,12 @@ class ChoosingAutoencoder(SparseAutoencoder):
     In training the product that selects may be narrower than the weights (``execution``): it names candidates, which
     are scored exactly, and of those the selection keeps what it keeps.
     """
+
+    def _blocks(self, x: Float[Tensor, "n d_in"]) -> Iterator[Float[Tensor, "n width"]]:
+        """Yield z in blocks of features, in the weights' dtype, without gradients; each is overwritten by the next."""
+        norms = self.decoder_norms().detach() if self.rescale_acts_by_decoder_norm else None
+        centred, W_enc, b_enc = self._rows(x).centred, self.W_enc, self.b_enc
+        return (z for _, z in pre_act_blocks(centred, W_enc, b_enc, norms, self.execution, W_enc.dtype))
 
     def _choose(
         self, rows: Rows, selector: Selector, pre_acts: Tensor | None = None

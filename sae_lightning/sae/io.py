@@ -90,6 +90,8 @@ def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SparseAuto
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and name not in sae.keep_dtype:
             tensors[name] = tensor.float()
+    # By feature in memory, as an SAE's own: see SparseAutoencoder.
+    tensors["W_enc"] = tensors["W_enc"].t().contiguous().t()
     sae.load_state_dict(tensors, assign=True)
     sae.set_progress(float(config["progress"]))
     sae.metadata = config["metadata"]

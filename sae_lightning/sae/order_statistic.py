@@ -1,6 +1,7 @@
 """An exact order statistic over more numbers than fit in memory."""
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import torch
 from jaxtyping import Float, Int
@@ -12,19 +13,24 @@ _HIGH = 1 << 15  # the sign bit of a positive float32 is 0: 15 bits above, 16 be
 _LOW = 1 << 16
 
 
-def threshold_for(batches: Callable[[], Iterable[Float[Tensor, "n d_sae"]]], per_row: float) -> float:
+def threshold_for(batches: Callable[[], Iterable[Iterable[Float[Tensor, "n width"]]]], per_row: float) -> float:
     """Return a threshold that leaves ``round(per_row * rows)`` positive numbers above it.
 
     It lies halfway between the last kept and the first dropped number, so that rounding moves neither across. With
     fewer positive numbers than asked for it is 0; with the two equal, their value. Two passes: positive float32
     numbers are ordered as their bits, so a histogram of the upper 15 bits finds the two bins and one of the lower 16
-    bits inside them finds the numbers. Memory: one batch and 800 kB.
+    bits inside them finds the numbers. Memory: one block and 800 kB.
+
+    batches: gives the blocks [rows, features] of each batch of rows.
     """
     coarse = torch.zeros(_HIGH, dtype=torch.int64)
     n_rows = 0
-    for z in batches():
-        n_rows += z.shape[0]
-        coarse += torch.bincount(_bits(z, 0) >> 16, minlength=_HIGH).cpu()
+    for blocks in batches():
+        rows = 0
+        for z in blocks:
+            rows = z.shape[0]
+            coarse += torch.bincount(_bits(z, 0) >> 16, minlength=_HIGH).cpu()
+        n_rows += rows
     if n_rows == 0:
         raise UserError("threshold calibration: no rows were given; it needs at least one held-out activation")
     count = max(1, round(per_row * n_rows))
@@ -36,7 +42,7 @@ def threshold_for(batches: Callable[[], Iterable[Float[Tensor, "n d_sae"]]], per
     greater = coarse.flip(0).cumsum(0).flip(0) - coarse
     bins = {rank: int(((greater < rank) & (greater + coarse >= rank)).nonzero()[0]) for rank in ranks}
     fine = {b: torch.zeros(_LOW, dtype=torch.int64) for b in bins.values()}
-    for z in batches():
+    for z in chain.from_iterable(batches()):
         bits = _bits(z, min(fine) << 16)
         for b, histogram in fine.items():
             histogram += torch.bincount(bits[bits >> 16 == b] & (_LOW - 1), minlength=_LOW).cpu()

@@ -116,6 +116,10 @@ class FusedAdam(torch.optim.Optimizer):
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]
+        if state and state["exp_avg"].stride() != parameter.stride():
+            # Of a checkpoint, or of a parameter, whose memory lay in another order.
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(state[name])
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)

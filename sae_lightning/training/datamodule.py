@@ -45,6 +45,10 @@ class ActivationDataModule(L.LightningDataModule):
         batch.device = device
         return batch
 
+    def on_exception(self, exception: BaseException) -> None:
+        # What SAEModule sets for a run and takes back in its teardown, which Lightning leaves out when a run fails.
+        torch.set_flush_denormal(False)
+
     def state_dict(self) -> dict[str, Any]:
         return self.source.state_dict()
 

@@ -16,6 +16,8 @@ _LOSS, _ERROR, _VARIANCE, _ACTIVE, _L1, _FIRED = range(6)
 class StepFigures:
     """What each step showed: losses, reconstruction, sparsity.
 
+    Not saved: the first average after a restart is over the steps since it.
+
     ``note`` leaves scalars where they are, so that no step waits for the device; ``read`` fetches those of all steps
     since the last reading at once. The loss terms and the shape of a batch are the same in every step of a run.
     counts: on how many rows of the last batch each feature was active. terms: its loss terms, unweighted.

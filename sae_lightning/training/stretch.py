@@ -62,7 +62,7 @@ class Agenda:
     then one step long.
 
     Otherwise a stretch ends after ``seconds``, after the last step, and once ``stop`` has been called (by a signal
-    handler, say). Where stretches end makes no difference to what is learnt, logged or saved.
+    handler, say). Where they end makes no difference to what is learnt, logged or saved.
     """
 
     def __init__(self, total_steps: int, seconds: float = 0.2) -> None:

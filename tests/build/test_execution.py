@@ -7,7 +7,7 @@ from sae_lightning.build import execution
 from sae_lightning.build.execution import agreement, decided, fast_bfloat16, set_execution
 from sae_lightning.config import RunConfig
 from sae_lightning.losses import Objective, PreAct, Reconstruction
-from sae_lightning.sae import BatchTopKSAE, JumpReLUSAE, TopKSAE, initialise
+from sae_lightning.sae import BatchTopKSAE, JumpReLUSAE, StandardSAE, TopKSAE, initialise
 
 OBJECTIVE = Objective({"reconstruction": Reconstruction()})
 
@@ -84,3 +84,27 @@ def test_agreement_falls_where_rounding_hides_the_differences():
 
 def test_whether_the_cpu_has_it_is_a_bool():
     assert fast_bfloat16() in (True, False)
+
+
+@pytest.mark.parametrize("kind", [StandardSAE, JumpReLUSAE])
+def test_agreement_of_thresholded_ones_is_that_of_what_they_will_select(kind, monkeypatch):
+    sae, x = an_sae(kind)
+    seen = []
+    choose = kind._choose
+
+    def spy(self, rows, selector, pre_acts=None):
+        out = choose(self, rows, selector, pre_acts)
+        seen.append((self.execution.product, len(out[1].indices) / len(x)))
+        return out
+
+    monkeypatch.setattr(kind, "_choose", spy)
+    assert 0.99 <= agreement(sae, x) <= 1.0
+    assert [product for product, _ in seen] == [torch.float32, torch.bfloat16]
+    assert all(16 < active < 64 for _, active in seen)
+
+
+def test_agreement_is_found_in_blocks():
+    sae, x = an_sae(k=4)
+    whole = agreement(sae, x)
+    sae.execution.block_bytes = 20_000
+    assert agreement(sae, x) == pytest.approx(whole, abs=0.01)

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import sys
+import threading
 
 import pytest
 import torch
@@ -66,3 +68,40 @@ def test_memory_of_another_size_is_let_go():
     pool.take((100,))
     place = pool.take((7,)).data_ptr()
     assert pool.take((7,)).data_ptr() == place
+
+
+def test_what_grows_or_shrinks_a_little_still_fits():
+    pool = Recycled()
+    first = pool.take((1000, 1000))
+    place = first.data_ptr()
+    del first
+    assert {pool.take((1000 - n, 1000)).data_ptr() for n in range(400)} == {place}
+
+
+def test_stale_sizes_do_not_pile_up():
+    pool = Recycled()
+    for n in range(1, 40):
+        pool.take((n * 100, 50))
+    assert len(pool._arrays) == 1
+
+
+def test_threads_never_share_what_one_of_them_holds():
+    pool, clashes = Recycled(), []
+
+    def work(mark):
+        for _ in range(2000):
+            held = pool.take((16,)).fill_(mark)
+            if not bool((held == mark).all()):
+                clashes.append(mark)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(mark,)) for mark in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not clashes

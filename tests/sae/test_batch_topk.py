@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sae_lightning.core import UserError
+from sae_lightning.sae import BatchTopKSAE, initialise
 from tests.sae.naive_sae import build
 
 
@@ -98,3 +99,19 @@ def test_another_k_for_multi_topk():
     assert torch.equal(features.dense(), sae.encode_at(x, 7).dense())
     assert int(features.l0().sum()) == 7 * 50
     assert features.values.min() >= z.relu()[features.dense() == 0].max()
+
+
+@pytest.mark.parametrize("block_bytes", [1 << 20, 700])
+def test_calibration_goes_by_in_blocks(block_bytes):
+    sae = BatchTopKSAE(6, 40, k=5)
+    x = torch.randn(60, 6, generator=torch.Generator().manual_seed(0))
+    initialise(sae, x, seed=0)
+    whole = sae.calibrate_threshold([x[:50], x[50:]])
+    sae.execution.block_bytes = block_bytes
+    assert sae.calibrate_threshold([x[:50], x[50:]]) == pytest.approx(whole, rel=1e-6)
+    assert float(sae.eval().encode(x).l0().float().mean()) == pytest.approx(5)
+
+
+def test_no_rows_at_all():
+    sae = BatchTopKSAE(5, 11, k=2).train()
+    assert sae(torch.randn(0, 5)).y_hat.shape == (0, 5)

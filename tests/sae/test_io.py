@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_lightning.activations.normalise import Normaliser
 from sae_lightning.core import UserError, file_sha256
-from sae_lightning.sae import fold, load_sae, save_sae
+from sae_lightning.sae import TopKSAE, fold, load_sae, save_sae
 from tests.sae.naive_sae import ARCHITECTURES, build
 
 
@@ -159,3 +159,9 @@ def test_a_failed_save_leaves_the_old_one(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't be written"):
         save_sae(tmp_path / "file" / "export", sae)
+
+
+def test_weights_lie_by_feature_after_loading(tmp_path):
+    sae = TopKSAE(6, 20, k=3)
+    save_sae(tmp_path / "sae", sae)
+    assert load_sae(tmp_path / "sae").W_enc.stride() == sae.W_enc.stride() == (1, 6)

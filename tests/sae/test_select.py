@@ -149,3 +149,16 @@ def test_candidates_of_rounded_scores_hold_what_exact_ones_keep(batch, seed, wid
     # Rounding moves a score by 0.4 %; a tenth more candidates than are kept leave far more room than that.
     assert torch.equal(mask_of(narrow, 30, 40), mask_of(exact, 30, 40))
     assert torch.equal(narrow.scores, exact.scores)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 99), width=st.sampled_from([4, 8, 24]))
+def test_candidates_of_groups_hold_the_exact_maximum(seed, width):
+    z = torch.randn(30, 24, generator=torch.Generator().manual_seed(seed))
+    selector = GroupMax(4)
+    candidates = fed(selector.wider(), z.bfloat16(), width)
+    rows = torch.repeat_interleave(torch.arange(30), candidates.offsets.diff())
+    narrow = selector.among(candidates._replace(scores=z[rows, candidates.indices]))
+    exact = fed(GroupMax(4), z)
+    assert torch.equal(narrow.indices, exact.indices)
+    assert torch.equal(narrow.scores, exact.scores)

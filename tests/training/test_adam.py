@@ -107,3 +107,22 @@ def test_a_matrix_that_lies_by_column_is_stepped_like_one_that_lies_by_row() -> 
     for parameter in (by_row, by_column):
         FusedAdam([{"params": [parameter]}]).step()
     assert torch.equal(by_row, by_column)
+
+
+@pytest.mark.parametrize("who", ["moments", "parameter"])
+def test_moments_follow_their_parameters_memory(who: str) -> None:
+    straight, turned = _sae(torch.float32), _sae(torch.float32)
+    optimizers = [FusedAdam([{"params": list(s.parameters())}], lr=1e-2) for s in (straight, turned)]
+    for step in range(4):
+        if step == 2 and who == "moments":
+            state = optimizers[1].state_dict()
+            for values in state["state"].values():
+                values["exp_avg"], values["exp_avg_sq"] = (values[n].contiguous() for n in ("exp_avg", "exp_avg_sq"))
+            optimizers[1].load_state_dict(state)
+        elif step == 2:
+            turned.W_enc.data = turned.W_enc.data.contiguous()
+        for sae, optimizer in zip((straight, turned), optimizers, strict=True):
+            _gradients(sae, step)
+            optimizer.step()
+    for mine, theirs in zip(straight.parameters(), turned.parameters(), strict=True):
+        assert torch.equal(mine, theirs)

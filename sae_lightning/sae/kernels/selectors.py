@@ -1,4 +1,7 @@
-"""Selections that are fed pre-activations block by block: what is kept is the same however features are cut up."""
+"""Selections that are fed pre-activations block by block: what is kept is the same however features are cut up.
+
+But for equal scores in a row: of those ``RowTopK`` keeps the ones that ``torch.topk`` does.
+"""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -94,15 +97,26 @@ class RowTopK(Selector):
 
 
 class GroupMax(Selector):
-    """The largest of each of ``d_sae / size`` contiguous groups of ``size`` features, in order of the groups."""
+    """The ``keep`` largest (one) of each contiguous group of ``size`` features, in order of the groups."""
 
-    def __init__(self, size: int) -> None:
-        self.multiple = size
+    def __init__(self, size: int, keep: int = 1) -> None:
+        self.multiple, self._keep = size, min(keep, size)
         self._parts: list[tuple[Tensor, Tensor]] = []
 
     def add(self, z: Float[Tensor, "n width"], first: int) -> None:
-        indices, scores = group_max(z, self.multiple)
+        indices, scores = group_max(z, self.multiple, self._keep)
         self._parts.append((indices + first, scores))
+
+    def wider(self) -> "GroupMax":
+        return GroupMax(self.multiple, 3)
+
+    def among(self, candidates: Chosen) -> Chosen:
+        n = len(candidates.offsets) - 1
+        keep = self.wider()._keep
+        indices, scores = (value.view(n, -1, keep) for value in (candidates.indices, candidates.scores))
+        best = scores.argmax(-1, keepdim=True)
+        self._parts = [(indices.gather(2, best)[..., 0], scores.gather(2, best)[..., 0])]
+        return self.chosen()
 
     def chosen(self) -> Chosen:
         indices, scores = (torch.cat(parts, 1) for parts in zip(*self._parts, strict=True))
