@@ -140,7 +140,7 @@ def test_a_whole_run_is_built_and_takes_a_step(group: str, option: str, rows: Pa
     config = validate(composed("train", overrides, **{"data.path": rows}))
     run: Run = build_run(config, tmp_path / "run")
     assert run.module.total_steps == config.total_steps
-    batch = next(iter(run.datamodule.train_dataloader()))
+    batch = next(iter(run.datamodule.train_dataloader())).pull()
     ((_, lane),) = run.module.each_lane()
     loss = lane.step(batch, 0.5)
     loss.backward()

@@ -54,7 +54,6 @@ class Export(L.Callback):
         assert isinstance(pl_module, SAEModule)
         for name, lane in pl_module.each_lane():
             lane.eval()
-            lane.sae.zero_grad(set_to_none=True)  # room for the copy that is folded
             target = lane.sae.nominal_l0
             if target is not None and isinstance(lane.sae, BatchTopKSAE):
                 lane.sae.calibrate_threshold(
