@@ -13,14 +13,13 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.machine import describe
 from experiments.benchmarks.power_law import fit
 from experiments.benchmarks.process import run_json
 from experiments.benchmarks.results import Results, markdown
-from experiments.benchmarks.shape import arguments_of, check, step_parser
+from experiments.benchmarks.shape import add_rounds, arguments_of, parse_rounds, step_parser
 
 KEY = ("where", "along", "model", "d_in", "d_sae", "k", "batch", "threads", "device", "dtype", "round")
 SWEEPS = {
@@ -102,17 +101,9 @@ def render(lines: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     parser = step_parser(__doc__, steps=6, warmup=2)
     parser.add_argument("--along", nargs="+", choices=[*SWEEPS], default=[*SWEEPS])
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--largest", type=int, help="leave out points of d_sae above this, where memory is short")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of ours")
-    parser.add_argument("--quick", action="store_true", help=f"few small points, one round: {QUICK_SWEEPS}")
-    a = parser.parse_args()
-    if a.quick:
-        vars(a).update(QUICK)
-    check(parser, a)
-    if a.rounds < 1:
-        parser.error(f"--rounds {a.rounds}: must be at least 1")
+    add_rounds(parser, 3, f"few small points, one round: {QUICK_SWEEPS}")
+    a = parse_rounds(parser, QUICK)
     sweeps = QUICK_SWEEPS if a.quick else SWEEPS
     results, where = Results(a.out / "growth.jsonl", KEY), describe(a.device, a.threads)
     for number in range(a.rounds):

@@ -2,7 +2,8 @@
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 MODELS = ("topk", "batch_topk", "jumprelu", "standard", "gated", "matryoshka")
@@ -34,6 +35,25 @@ def step_parser(description: str | None, *, steps: int, warmup: int) -> argparse
         help="standard, jumprelu, gated: thresholds set so that k features a row are active, or as initialised",
     )
     return p
+
+
+def add_rounds(p: argparse.ArgumentParser, rounds: int, quick: str) -> None:
+    """Add the arguments of a benchmark that measures steps in rounds. quick: what ``--quick`` does."""
+    p.add_argument("--rounds", type=int, default=rounds)
+    p.add_argument("--out", type=Path, required=True, help="folder of the results")
+    p.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of ours")
+    p.add_argument("--quick", action="store_true", help=quick)
+
+
+def parse_rounds(p: argparse.ArgumentParser, quick: Mapping[str, Any]) -> argparse.Namespace:
+    """Return the parsed arguments, with those of ``quick`` in force where it is asked for; checked."""
+    a = p.parse_args()
+    if a.quick:
+        vars(a).update(quick)
+    check(p, a)
+    if a.rounds < 1:
+        p.error(f"--rounds {a.rounds}: must be at least 1")
+    return a
 
 
 def check(p: argparse.ArgumentParser, a: argparse.Namespace) -> None:

@@ -14,14 +14,13 @@ import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.machine import describe
 from experiments.benchmarks.peers.libraries import names_for
 from experiments.benchmarks.process import run_json
 from experiments.benchmarks.results import Results, markdown
-from experiments.benchmarks.shape import MODELS, UNLIMITED, arguments_of, check, step_parser
+from experiments.benchmarks.shape import MODELS, UNLIMITED, add_rounds, arguments_of, parse_rounds, step_parser
 
 OURS = "sae_lightning"
 KEY = ("where", "peer", "model", "d_in", "d_sae", "k", "batch", "threads", "device", "dtype", "start", "round")
@@ -124,18 +123,10 @@ def main() -> None:
     parser = step_parser(__doc__, steps=20, warmup=5)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=[*MODELS], help="in place of --model")
     parser.add_argument("--starts", nargs="+", choices=("k", "dense"), default=["k"], help="in place of --start")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers-python", help="python of the environment with the peers; left out: ours alone")
     parser.add_argument("--peer-steps", type=int, default=5, help="timed steps of a peer, whose steps are alike")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of ours")
-    parser.add_argument("--quick", action="store_true", help=f"a small shape and two rounds: {QUICK}")
-    a = parser.parse_args()
-    if a.quick:
-        vars(a).update(QUICK)
-    check(parser, a)
-    if a.rounds < 1:
-        parser.error(f"--rounds {a.rounds}: must be at least 1")
+    add_rounds(parser, 5, f"a small shape and two rounds: {QUICK}")
+    a = parse_rounds(parser, QUICK)
     results = Results(a.out / "steps.jsonl", KEY)
     where = describe(a.device, a.threads)
     for number in range(a.rounds):

@@ -89,7 +89,7 @@ class Normaliser(nn.Module):
         """Whether the mapping is the same affine one for every row."""
         return self.mode != "layer_norm"
 
-    def apply(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:  # type: ignore[override]
+    def apply(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:  # type: ignore[override]  # nn.Module.apply: below
         """Return normalised inputs."""
         if not isinstance(x, Tensor):  # `parent.apply(fn)` of nn.Module visits every child by this name
             return super().apply(x)

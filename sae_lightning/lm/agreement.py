@@ -66,15 +66,16 @@ def tolerance(dtype: torch.dtype, device: torch.device) -> float:
 
 
 @contextlib.contextmanager
-def widened(tensors: Iterable[Tensor]) -> Iterator[bool]:
+def widened(tensors: Iterable[Tensor], most: float = _WIDEN_BYTES) -> Iterator[bool]:
     """Widen half-precision ``tensors`` in place to float32 and give them back bit for bit; tell whether it was done.
 
-    Not done where nothing is in half precision or float32 takes more than 1 GiB. Without it a wrong mask or position
-    still shows, but a cap of scores that is 10 % off, or a rotation 2 % off, is less than rounding in bfloat16 may be.
+    Not done where nothing is in half precision or float32 takes more than ``most`` bytes (1 GiB). Without it a wrong
+    mask or position still shows, but a cap of scores that is 10 % off, or a rotation 2 % off, is less than rounding in
+    bfloat16 may be.
     """
     halves = {id(t): t for t in tensors if t.is_floating_point() and t.element_size() < 4}
     # Tied and viewed tensors are counted as often as they are widened.
-    if not halves or 4 * sum(t.numel() for t in halves.values()) > _WIDEN_BYTES:
+    if not halves or 4 * sum(t.numel() for t in halves.values()) > most:
         yield False
         return
     kept = [t.data for t in halves.values()]

@@ -28,6 +28,7 @@ def hugging_face_bridge(model: Any, name: str) -> Any:
     try:
         architecture = determine_architecture_from_hf_config(model.config)
         return build_bridge_from_module(model, architecture, hf_config=model.config, model_name=name)
+    # What its builders raise for a model that they do not know, or know by name and not by its modules.
     except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
         kind = type(model).__name__
         raise UserError(

@@ -69,7 +69,7 @@ class JumpReLUSAE(ThresholdedAutoencoder):
     def step(self, pre_acts: Float[Tensor, "n d_sae"]) -> Float[Tensor, "n d_sae"]:
         """Return ``H(z - theta)`` as numbers; its sum over features is the L0 of a row. Gradient to theta alone."""
         z = _at_least_float32(pre_acts)
-        return _Step.apply(z, self.theta.to(z.dtype), self.bandwidth)  # type: ignore[no-any-return]  # torch's apply is untyped
+        return _Step.apply(z, self.theta.to(z.dtype), self.bandwidth)
 
     def step_sum(self, out: SAEOutput) -> Float[Tensor, ""]:
         """Return the sum of ``H(z - theta)`` over rows and features, whatever form the features of ``out`` have."""
@@ -78,7 +78,7 @@ class JumpReLUSAE(ThresholdedAutoencoder):
             return self.step(out.pre_acts).sum()
         z = _at_least_float32(pair_pre_acts_of(out))
         theta = gather_features(self.theta, pattern_of(out.features.indices, out.features.offsets, self.d_sae))
-        return _Step.apply(z, theta.to(z.dtype), self.bandwidth).sum()  # type: ignore[no-any-return]  # as above
+        return _Step.apply(z, theta.to(z.dtype), self.bandwidth).sum()
 
     def bars(self) -> Float[Tensor, "d_sae"]:
         # The kernel reaches below the threshold: pairs there do not fire, but move it.

@@ -51,7 +51,7 @@ class ThresholdedAutoencoder(ChoosingAutoencoder):
         if not self.training or self.execution.whole_pre_acts or self.W_enc.device.type != "cpu":
             return False
         step = max(1, len(rows.centred) // _PROBED_ROWS)
-        probed = Rows(*(None if value is None else value[::step] for value in rows))  # type: ignore[arg-type]  # x is one
+        probed = Rows(rows.x[::step], rows.centred[::step], rows.mean, rows.std)
         return float((self._pre_acts(probed) > self.bars()).float().mean()) <= SPARSE_SHARE
 
     @torch.no_grad()

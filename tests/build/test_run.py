@@ -186,8 +186,7 @@ def test_a_run_has_the_callbacks_of_its_config_and_those_every_run_has(rows: str
     assert evaluation.every_n_steps == 3
     assert find(run.trainer, StopSignal) is not None
     assert find(run.trainer, LiveProgress) is None
-    # Lightning sets this attribute without declaring it.
-    names = [type(c).__name__ for c in run.trainer.callbacks]  # type: ignore[attr-defined]
+    names = [type(c).__name__ for c in run.trainer.callbacks]
     assert "NaNGuard" not in names
     assert names.index("GradientProjection") < names.index("DecoderNorm") < names.index("DeadFeatures")
     assert names.index("DeadFeatures") < names.index("MetricsLog") < names.index("Evaluation")

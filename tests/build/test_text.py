@@ -89,8 +89,7 @@ def test_a_stopped_kept_run_goes_on_exactly(overrides: list[str], tmp_path: Path
     folder = tmp_path / "stopped"
     save_config(made, folder)
     run = build_run(made, folder)
-    # Lightning sets callbacks without declaring them.
-    run.trainer.callbacks.append(StopAt(11))  # type: ignore[attr-defined]
+    run.trainer.callbacks.append(StopAt(11))
     with pytest.raises(StopRequested):
         run.trainer.fit(run.module, datamodule=run.datamodule)
     run.data.source.close()

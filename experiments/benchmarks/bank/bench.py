@@ -14,11 +14,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
 
+from experiments.benchmarks.stateless import Stateless
 from sae_lightning import command
 from sae_lightning.activations import StreamSource
 from sae_lightning.build import Run, build_run, lane_configs
@@ -39,7 +39,7 @@ class Stopwatch(L.Callback):
         self.seconds = time.perf_counter() - self.started
 
 
-class InMemory:
+class InMemory(Stateless):
     """Batches that were read before: an ActivationSource without a source."""
 
     def __init__(self, batches: list[ActivationBatch]) -> None:
@@ -49,18 +49,6 @@ class InMemory:
 
     def __iter__(self) -> Iterator[ActivationBatch]:
         return iter(self.batches)
-
-    def snapshot(self) -> Any:
-        return None
-
-    def state_dict(self, snapshot: Any = None) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def request_stop(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def config(steps: int, more: list[str]) -> tuple[RunConfig, list[str]]:

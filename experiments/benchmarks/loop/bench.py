@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.benchmarks.stateless import Stateless
 from sae_lightning import command
 from sae_lightning.build import Run, build_run
 from sae_lightning.config import save_config, validate
@@ -56,7 +57,7 @@ class Bare:
         self.adam.step()
 
 
-class Alternating:
+class Alternating(Stateless):
     """A source of batches in memory that stops the clock every ``block`` batches for as many bare steps."""
 
     def __init__(self, batches: list[ActivationBatch], block: int, bare: Bare) -> None:
@@ -78,18 +79,6 @@ class Alternating:
                 self.bare.step(self.batches[(number + step) % len(self.batches)])
             self.through_trainer.append((between - started) / self.block)
             self.alone.append((time.perf_counter() - between) / self.block)
-
-    def snapshot(self) -> Any:
-        return None
-
-    def state_dict(self, snapshot: Any = None) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-    def request_stop(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def measure(model: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:

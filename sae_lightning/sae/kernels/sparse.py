@@ -36,7 +36,7 @@ def sparse_decode(
 
     memory: what the gradient of W_dec is written into on the CPU.
     """
-    return _Decode.apply(values.to(W_dec.dtype), W_dec, pattern, memory)  # type: ignore[no-any-return]  # torch's apply is untyped
+    return _Decode.apply(values.to(W_dec.dtype), W_dec, pattern, memory)
 
 
 def sparse_encode(
@@ -55,7 +55,7 @@ def sparse_encode(
     W_enc should lie by feature in memory (``W_enc.t()`` contiguous), as an SAE's does; anything else is copied.
     Gradients never hold anything of size n x d_sae.
     """
-    return _Encode.apply(x, b_dec, W_enc, b_enc, pattern, scores, memory)  # type: ignore[no-any-return]  # torch's apply is untyped
+    return _Encode.apply(x, b_dec, W_enc, b_enc, pattern, scores, memory)
 
 
 def pair_pre_acts(
@@ -71,7 +71,7 @@ def pair_pre_acts(
 
 def gather_features(vector: Float[Tensor, "d_sae"], pattern: SparsePattern) -> Float[Tensor, "nnz"]:
     """Return ``vector[indices]``, with a gradient that is summed in a fixed order (indexing's is not)."""
-    return _Gather.apply(vector, pattern)  # type: ignore[no-any-return]  # torch's apply is untyped
+    return _Gather.apply(vector, pattern)
 
 
 class _Decode(Function):

@@ -1,11 +1,13 @@
 """A language model in half precision, run in float32 for a while."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from sae_lightning.lm import FrozenLM
+from sae_lightning.lm.agreement import widened
 
 
 @contextmanager
@@ -16,22 +18,14 @@ def in_float32(lm: FrozenLM, on: bool = True) -> Iterator[None]:
     bfloat16 the removal of any feature gives a KL of about 0.0017, in float32 most give 0.0001 to 0.0004. Takes the
     memory of the weights in float32 on top of them. on: False does nothing.
     """
-    model = lm.bridge.original_model
-    halves = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point() and t.element_size() < 4]
-    if not on or not halves:
-        yield
-        return
-    kept = [t.data for t in halves]
-    before = lm.dtype
-    try:
-        for tensor in halves:
-            tensor.data = tensor.data.float()
-        lm.dtype = torch.float32
-        yield
-    finally:
-        for tensor, data in zip(halves, kept, strict=True):
-            tensor.data = data
-        lm.dtype = before
+    model, before = lm.bridge.original_model, lm.dtype
+    with widened((*model.parameters(), *model.buffers()), most=math.inf if on else 0) as wide:
+        if wide:
+            lm.dtype = torch.float32
+        try:
+            yield
+        finally:
+            lm.dtype = before
 
 
 def rounding_notes(lm: FrozenLM) -> tuple[str, ...]:

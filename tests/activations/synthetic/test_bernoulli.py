@@ -82,8 +82,7 @@ class Fixed(np.random.Generator):
         super().__init__(np.random.PCG64(0))
         self.u = u
 
-    # The stub has an overload a dtype; this takes what the code under test passes.
-    def random(self, size: int, dtype: type = np.float64) -> NDArray:  # type: ignore[override]
+    def random(self, size: int, dtype: type = np.float64) -> NDArray:
         return np.full(size, self.u, np.float32) if dtype is np.float32 else super().random(size)
 
 
