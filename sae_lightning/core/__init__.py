@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from sae_lightning.core.estimate import Estimate
     from sae_lightning.core.files import atomic_path, file_sha256, write_json
     from sae_lightning.core.permutation import Permutation
+    from sae_lightning.core.ranks import ALONE, Ranks
     from sae_lightning.core.schedules import Schedule
     from sae_lightning.core.seeds import derive_seed, torch_generator
-    from sae_lightning.core.types import ActivationBatch, Features, SAEOutput, Sites, TokenBatch
+    from sae_lightning.core.types import ActivationBatch, Features, SAEOutput, Sites, TokenBatch, WindowBatch
 
 _HOME = {
     "Estimate": "estimate",
@@ -23,6 +24,8 @@ _HOME = {
     "file_sha256": "files",
     "write_json": "files",
     "Permutation": "permutation",
+    "ALONE": "ranks",
+    "Ranks": "ranks",
     "Schedule": "schedules",
     "derive_seed": "seeds",
     "torch_generator": "seeds",
@@ -31,6 +34,7 @@ _HOME = {
     "SAEOutput": "types",
     "Sites": "types",
     "TokenBatch": "types",
+    "WindowBatch": "types",
 }
 
 
@@ -41,15 +45,18 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ALONE",
     "ActivationBatch",
     "Estimate",
     "Features",
     "Permutation",
+    "Ranks",
     "SAEOutput",
     "Schedule",
     "Sites",
     "TokenBatch",
     "UserError",
+    "WindowBatch",
     "atomic_path",
     "derive_seed",
     "file_sha256",

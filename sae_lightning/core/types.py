@@ -44,6 +44,21 @@ class ActivationBatch:
 
 
 @dataclass(frozen=True)
+class WindowBatch(ActivationBatch):
+    """Rows of whole windows, for losses that are measured through the language model: x and y are the rows that count.
+
+    windows: the tokens. keep: True where a row is; x and y follow it window by window.
+    written: activations at the sites that are written, every position in place, in the language model's dtype.
+    below:   the residual stream from which a run with something else written has to begin; None: from the tokens.
+    """
+
+    windows: TokenBatch
+    keep: Bool[Tensor, "b p"]
+    written: Float[Tensor, "b p d_out"]
+    below: Float[Tensor, "b p d_model"] | None
+
+
+@dataclass(frozen=True)
 class Sites:
     """Hook names that are read and written. Equal: an SAE; different: a transcoder; several: a crosscoder."""
 

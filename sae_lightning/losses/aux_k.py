@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_lightning.core import Schedule
-from sae_lightning.losses.context import StepContext, token_variance
+from sae_lightning.losses.context import StepContext
 from sae_lightning.losses.reconstruction import squared_error
 from sae_lightning.losses.term import LossTerm
 from sae_lightning.sae import TopKSAE
@@ -66,21 +66,21 @@ class AuxK(LossTerm):
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         k = min(self.k_aux or default_k_aux(ctx.batch.x.shape[-1]), ctx.sae.d_sae)
-        if ctx.dead.device.type != "cpu":
+        ranks = ctx.sae.execution.feature_ranks
+        if ctx.dead.device.type != "cpu" and ranks.alone:
             return self._without_looking(ctx, k if ctx.n_dead is None else min(k, ctx.n_dead))
         numbers = ctx.dead.nonzero()[:, 0]
-        k = min(k, len(numbers))
+        k = min(k, int(ranks.sum(torch.tensor(len(numbers), device=numbers.device))))
         if not k:
             return ctx.out.y_hat.new_zeros(())
         whole = ctx.out.pre_acts
-        best = strongest(ctx.sae, ctx.batch.x, numbers, k, signed=self._signed(ctx), pre_acts=whole)
+        best, kept = strongest(ctx.sae, ctx.batch.x, numbers, k, signed=self._signed(ctx), pre_acts=whole)
         if len(numbers) <= _DENSE * k:
             z = pre_acts_among(ctx.sae, ctx.batch.x, numbers)
             # where, not a product: what is dropped must not reach a gradient as 0 * NaN. The same below.
-            kept = torch.zeros(z.shape, dtype=torch.bool).scatter_(1, best, True)
-            return self._relative(ctx, decode_among(ctx.sae, self._active(ctx, z).where(kept, 0.0), numbers))
-        indices = numbers[best].reshape(-1)
-        return self.relative_error(ctx, indices, torch.ones_like(indices, dtype=torch.bool))
+            chosen = torch.zeros(z.shape, dtype=torch.bool, device=z.device).scatter_(1, best, kept)
+            return self._relative(ctx, decode_among(ctx.sae, self._active(ctx, z).where(chosen, 0.0), numbers))
+        return self.relative_error(ctx, numbers[best].reshape(-1), kept.reshape(-1))
 
     def _without_looking(self, ctx: StepContext, k: int) -> Float[Tensor, ""]:
         """Return the term on an accelerator, where asking how many are dead would wait for the queue."""
@@ -108,8 +108,9 @@ class AuxK(LossTerm):
         if ctx.out.features.input_std is not None:
             e_hat = e_hat * ctx.out.features.input_std
         residual = (ctx.batch.y - ctx.out.y_hat).detach()
-        variance = token_variance(residual)
-        usable = (variance > 0) & ctx.dead.any()
+        variance = ctx.variance(residual)
+        # Where features are shared out nobody comes here without a dead one, which may be another process's.
+        usable = (variance > 0) & (ctx.dead.any() | (not ctx.sae.execution.feature_ranks.alone))
         value = squared_error(e_hat, residual) / torch.where(usable, variance, 1.0)
         return torch.where(usable, value, 0.0)
 

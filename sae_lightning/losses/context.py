@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_lightning.core import ActivationBatch, SAEOutput
+from sae_lightning.core import ALONE, ActivationBatch, Ranks, SAEOutput
+from sae_lightning.losses.through import Through
 from sae_lightning.sae import SparseAutoencoder
 
 
@@ -21,7 +22,13 @@ class StepContext:
     progress: step / total steps, in [0, 1]; schedules are functions of it.
     n_dead:   ``dead.sum()`` as a host number where the caller has one (a step-old one will do): it saves AuxK's work
               when it is 0, without a look at the device. Needless on the CPU, where looking is free.
-    clean, spliced: reserved for end-to-end terms: the language model's outputs without and with the SAE in it.
+    through:  what the language model makes of the reconstruction, where a term reads that (``LossTerm.reads_model``).
+    ranks:    processes that the batch's rows are spread over; alone, the batch is all there is.
+    n_rows:   rows of all of them together, the number that a mean over tokens divides by; None: those of ``batch``.
+
+    A term returns the mean over this process's own rows. Gradients are weighted by each one's share of the rows when
+    they are added up, so a sum over tokens needs nothing more; what is no sum over tokens (a variance, the square of a
+    mean) is made of ``ranks``.
     """
 
     batch: ActivationBatch
@@ -29,9 +36,10 @@ class StepContext:
     sae: SparseAutoencoder
     dead: Bool[Tensor, "d_sae"]
     progress: float = 1.0
-    clean: Float[Tensor, "..."] | None = None
-    spliced: Float[Tensor, "..."] | None = None
+    through: Through | None = None
     n_dead: int | None = None
+    ranks: Ranks = ALONE
+    n_rows: int | None = None
     _cache: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def pre_acts(self) -> Float[Tensor, "n d_sae"]:
@@ -50,9 +58,29 @@ class StepContext:
         """
         if "target_variance" not in self._cache:
             with torch.no_grad():
-                variance = token_variance(self.batch.y)
+                variance = self.variance(self.batch.y)
                 self._cache["target_variance"] = torch.where(variance > 0, variance, 1.0)
         return self._cache["target_variance"]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole batch, those of other processes too."""
+        return len(self.batch) if self.n_rows is None else self.n_rows
+
+    def variance(self, y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+        """Return ``token_variance`` of the whole batch, of which ``y`` are this process's rows; without a gradient."""
+        return token_variance(y) if self.ranks.alone else variance_over(self.ranks, y)
+
+    def mean_over_ranks(self, mean: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Return the mean over the whole batch of what ``mean`` is over this process's rows.
+
+        For a term that is no sum over tokens. The gradient with respect to ``mean`` is that with respect to the result:
+        the share of the rows comes in where gradients are added up.
+        """
+        if self.ranks.alone:
+            return mean
+        whole = self.ranks.sum(mean * (len(self.batch) / self.rows))
+        return mean + (whole - mean).detach()
 
 
 def token_variance(y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
@@ -61,6 +89,26 @@ def token_variance(y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     Rounding leaves equal rows a variance near ``eps^2 * E||y||^2`` instead of 0; that counts as 0 here.
     """
     centred = y - y.mean(0)
-    variance = centred.square().sum(-1).mean()
-    floor = 4 * torch.finfo(y.dtype).eps ** 2 * y.square().sum(-1).mean()
+    return _above_rounding(centred.square().sum(-1).mean(), y.square().sum(-1).mean(), y.dtype)
+
+
+@torch.no_grad()
+def variance_over(ranks: Ranks, y: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """Return ``token_variance`` of all ranks' rows together, from each one's mean and sum of squares around it.
+
+    ``sum_r (S_r + n_r ||m_r - m||^2) / n`` with ``m = sum_r n_r m_r / n``: exact, in float64, and one collective.
+    """
+    n, mean = len(y), y.mean(0) if len(y) else y.new_zeros(y.shape[1])
+    around, size = (y - mean).square().sum(-1).sum(), y.square().sum(-1).sum()
+    own = torch.cat([torch.stack([torch.full_like(size, n), around, size]), mean]).double()
+    every = ranks.stack(own)
+    counts, arounds, sizes, means = every[:, 0], every[:, 1], every[:, 2], every[:, 3:]
+    total = counts.sum()
+    centre = (counts[:, None] * means).sum(0) / total
+    spread = arounds.sum() + (counts * (means - centre).square().sum(1)).sum()
+    return _above_rounding((spread / total).to(y.dtype), (sizes.sum() / total).to(y.dtype), y.dtype)
+
+
+def _above_rounding(variance: Tensor, square: Tensor, dtype: torch.dtype) -> Tensor:
+    floor = 4 * torch.finfo(dtype).eps ** 2 * square
     return torch.where(variance > floor, variance, torch.zeros_like(variance))

@@ -17,7 +17,8 @@ DEFAULT_COEFFICIENT = Schedule(5.0, "warmup", 0.05)
 class GatedL1(LossTerm):
     """``mean_token sum_i ReLU(pi_i) w_i``: L1 on the gate's pre-activations, not on the features.
 
-    w_i = 1 (``decoder_norm: plain``), which supposes a unit-norm decoder; ``weighted`` is for a free one.
+    w_i = 1 (``decoder_norm: plain``), which supposes a unit-norm decoder; ``weighted`` is for a free one. None: the one
+    or the other, as the SAE is.
     Source: Rajamanoharan et al. 2024, "Improving dictionary learning with gated sparse autoencoders".
     """
 
@@ -25,17 +26,18 @@ class GatedL1(LossTerm):
     penalises_sparsity = True
 
     def __init__(
-        self, coefficient: Schedule | float = DEFAULT_COEFFICIENT, decoder_norm: DecoderNorm = "plain"
+        self, coefficient: Schedule | float = DEFAULT_COEFFICIENT, decoder_norm: DecoderNorm | None = None
     ) -> None:
         super().__init__(coefficient)
-        self.decoder_norm: DecoderNorm = decoder_norm
+        self.decoder_norm: DecoderNorm | None = decoder_norm
 
     def check(self, sae: SparseAutoencoder) -> None:
         _check_gated(self.name, sae)
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
-        weights = penalty_weights(ctx.sae, self.decoder_norm)
-        return (ctx.pre_acts().relu().sum(0) * weights).sum() / len(ctx.batch)
+        mode: DecoderNorm = self.decoder_norm or ("plain" if ctx.sae.unit_norm_decoder else "weighted")
+        weights = penalty_weights(ctx.sae, mode)
+        return ctx.sae.over_shards((ctx.pre_acts().relu().sum(0) * weights).sum()) / len(ctx.batch)
 
 
 class GatedAux(LossTerm):
@@ -57,7 +59,7 @@ class GatedAux(LossTerm):
         if sae.rescale_acts_by_decoder_norm:
             pi = pi / sae.decoder_norms()
         b_dec = sae.b_dec.detach()
-        y_hat = pi.relu() @ sae.W_dec.detach() + b_dec
+        y_hat = sae.over_shards(pi.relu() @ sae.W_dec.detach()) + b_dec
         if sae.W_skip is not None:
             x = x if mean is None or std is None else (x - mean) / std
             y_hat = y_hat + (x - b_dec if sae.subtract_b_dec else x) @ sae.W_skip.detach()

@@ -46,5 +46,8 @@ class L0(LossTerm):
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         assert isinstance(ctx.sae, JumpReLUSAE)
-        l0 = ctx.sae.step_sum(ctx.out) / len(ctx.batch)
-        return l0 if self.target_l0 is None else (l0 / self.target_l0 - 1).square()
+        l0 = ctx.sae.over_shards(ctx.sae.step_sum(ctx.out)) / len(ctx.batch)
+        if self.target_l0 is None:
+            return l0
+        # The square of a mean over all rows, not the mean of each process's square.
+        return (ctx.mean_over_ranks(l0) / self.target_l0 - 1).square()

@@ -15,6 +15,10 @@ from sae_lightning.sae import SparseAutoencoder
 class Objective:
     """``sum_t coefficient_t(progress) * term_t(step)``.
 
+    Terms measured through the language model are stated next to a reconstruction that is divided by its variance: where
+    it is not, their coefficients are multiplied by what it would be divided by, so that one nat of KL weighs as much
+    beside a plain squared error as beside a normalised one.
+
     ``objective(ctx)`` returns the total and every term's *unweighted* value, detached, by its name in ``terms``.
     A term whose coefficient is 0 at the moment is measured without a gradient and not added, so it cannot carry a NaN
     into the total.
@@ -30,7 +34,9 @@ class Objective:
         values: dict[str, Tensor] = {}
         for name, term in self.terms.items():
             coefficient = term.coefficient.at(ctx.progress)
-            if coefficient == 0.0:
+            if coefficient and term.reads_model:
+                coefficient = coefficient * self._unit(ctx)
+            if isinstance(coefficient, float) and coefficient == 0.0:
                 with torch.no_grad():
                     values[name] = term.compute(ctx)
                 continue
@@ -38,6 +44,17 @@ class Objective:
             total = total + coefficient * value
             values[name] = value.detach()
         return total, values
+
+    @property
+    def reads_model(self) -> bool:
+        """Whether a term is measured through the language model."""
+        return any(term.reads_model for term in self.terms.values())
+
+    def _unit(self, ctx: StepContext) -> Float[Tensor, ""] | float:
+        base = next((t for t in self.terms.values() if t.is_reconstruction), None)
+        if base is None or base.normalise == "variance":
+            return 1.0
+        return ctx.target_variance() * base.per_token_factor(ctx.rows, ctx.sae.d_out, ctx.sae.d_sae)
 
     def check(self, sae: SparseAutoencoder) -> None:
         """Raise ``UserError`` when a term has no meaning for this SAE."""

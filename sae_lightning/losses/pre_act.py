@@ -15,7 +15,7 @@ class PreAct(LossTerm):
     """``mean_token sum_i ReLU(theta_i - z_i) w_i`` with ``w_i = ||d_i||`` (Anthropic, January 2025, for JumpReLU).
 
     Every feature that does not fire is paid for, with a gradient to its encoder as well as its threshold; the
-    coefficient is small (3e-6) because most features do not fire. decoder_norm, site_widths: see ``penalty_weights``.
+    coefficient is small (3e-6) because most features do not fire. decoder_norm: see ``penalty_weights``.
     """
 
     name = "pre_act"
@@ -25,21 +25,18 @@ class PreAct(LossTerm):
         self,
         coefficient: Schedule | float = 3e-6,
         decoder_norm: DecoderNorm = "weighted",
-        site_widths: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(coefficient)
         self.decoder_norm: DecoderNorm = decoder_norm
-        self.site_widths = site_widths
 
     def check(self, sae: SparseAutoencoder) -> None:
         if not isinstance(sae, JumpReLUSAE):
             raise UserError(f"loss pre_act with model={sae.name}: needs thresholds; use model=jumprelu")
-        penalty_weights(sae, self.decoder_norm, self.site_widths)
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         assert isinstance(ctx.sae, JumpReLUSAE)
-        weights = penalty_weights(ctx.sae, self.decoder_norm, self.site_widths)
+        weights = penalty_weights(ctx.sae, self.decoder_norm)
         z = ctx.pre_acts()
         # Summed over tokens first: what is left to weigh has d_sae entries.
         below = (ctx.sae.theta.to(z.dtype) - z).relu().sum(0)
-        return (below * weights).sum() / len(ctx.batch)
+        return ctx.sae.over_shards((below * weights).sum()) / len(ctx.batch)

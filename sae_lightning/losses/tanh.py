@@ -10,7 +10,6 @@ from sae_lightning.core import Schedule
 from sae_lightning.losses.context import StepContext
 from sae_lightning.losses.term import LossTerm
 from sae_lightning.losses.weights import DecoderNorm, penalty_weights, weigh
-from sae_lightning.sae import SparseAutoencoder
 
 DEFAULT_COEFFICIENT = Schedule(1.0, "warmup", 1.0)
 
@@ -19,7 +18,7 @@ class Tanh(LossTerm):
     """``mean_token sum_i tanh(c |f_i| w_i)`` with ``w_i = ||d_i||`` and c = 4 (Anthropic, January 2025, for JumpReLU).
 
     Saturates for active features, so it counts rather than weighs them. Its coefficient warms up over all of training
-    by default. decoder_norm, site_widths: see ``penalty_weights``.
+    by default. decoder_norm: see ``penalty_weights``.
     """
 
     name = "tanh"
@@ -30,16 +29,12 @@ class Tanh(LossTerm):
         coefficient: Schedule | float = DEFAULT_COEFFICIENT,
         c: Annotated[float, Gt(0)] = 4.0,
         decoder_norm: DecoderNorm = "weighted",
-        site_widths: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(coefficient)
         self.c = c
         self.decoder_norm: DecoderNorm = decoder_norm
-        self.site_widths = site_widths
-
-    def check(self, sae: SparseAutoencoder) -> None:
-        penalty_weights(sae, self.decoder_norm, self.site_widths)
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
-        weights = penalty_weights(ctx.sae, self.decoder_norm, self.site_widths)
-        return (self.c * weigh(ctx.out.features, weights)).tanh().sum() / ctx.out.features.n_rows
+        weights = penalty_weights(ctx.sae, self.decoder_norm)
+        total = (self.c * weigh(ctx.out.features, weights)).tanh().sum()
+        return ctx.sae.over_shards(total) / ctx.out.features.n_rows

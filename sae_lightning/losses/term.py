@@ -22,12 +22,14 @@ class LossTerm(ABC):
 
     is_reconstruction:    the term that sparsity coefficients are measured against.
     penalises_sparsity:   the term's coefficient is a lambda, reported as ``lambda_eff``.
+    reads_model:          the term needs ``StepContext.through``: runs of the language model.
     reads_pre_acts:       the term has a gradient to all pre-activations, so they had better be made whole.
     """
 
     name: ClassVar[str]
     is_reconstruction: ClassVar[bool] = False
     penalises_sparsity: ClassVar[bool] = False
+    reads_model: ClassVar[bool] = False
     reads_pre_acts: ClassVar[bool] = False
     normalise: str = "none"
 

@@ -222,19 +222,6 @@ LOSSES: dict[str, tuple[Callable[[], LossTerm], Formula, tuple[str, ...]]] = {
         lambda m: ((f := m.features().abs() * m.weights)[f > 0] ** 0.6).sum() / N,
         ("standard", "topk", "batch_topk", "jumprelu"),
     ),
-    "l1_two_sites": (
-        lambda: L1(site_widths=(4, 6)),
-        lambda m: (
-            (
-                m.features().abs()
-                * (m.p["W_dec"][:, :4].norm(dim=1) + m.p["W_dec"][:, 4:].norm(dim=1))
-                / (m.norms if m.rescaled else 1.0)
-            )
-            .sum(1)
-            .mean()
-        ),
-        ("standard", "batch_topk"),
-    ),
     "tanh": (Tanh, lambda m: torch.tanh(4 * m.features().abs() * m.weights).sum(1).mean(), EVERY),
     "aux_k": (lambda: AuxK(k_aux=5), lambda m: naive_aux_k(m, 5), EVERY),
     "aux_k_signed": (lambda: AuxK(k_aux=5, relu=False), lambda m: naive_aux_k(m, 5, relu=False), ("topk", "standard")),

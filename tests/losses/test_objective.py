@@ -141,8 +141,6 @@ REFUSED: list[tuple[LossTerm, SparseAutoencoder, str]] = [
     (Matryoshka(weights=(1.0, 1.0)), MatryoshkaSAE(D, 64, k=4), r"5 prefixes"),
     (MultiTopK(), STANDARD, "multi_topk"),
     (MultiTopK(multiple=4), TOPK, "multiple=4"),
-    (L1(site_widths=(3, 4)), STANDARD, "site_widths"),
-    (Tanh(site_widths=(3, 4)), STANDARD, "site_widths"),
 ]
 
 
