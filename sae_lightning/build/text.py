@@ -4,31 +4,21 @@ import logging
 import math
 from typing import Any
 
-from sae_lightning.activations import Harvester, MaskPolicy, StreamSource, calibrate
+from sae_lightning.activations import Harvester, MaskPolicy, StreamSource, WindowSource, calibrate
 from sae_lightning.activations.cache import ActivationCache, CachedHarvester, CachedSource
 from sae_lightning.build.data import Data, Fitted
-from sae_lightning.build.device import pick_device
+from sae_lightning.build.device import row_ranks
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.kept import cached_harvesters, find_caches
+from sae_lightning.build.layout import Layout
+from sae_lightning.build.models import build_model, build_sites
 from sae_lightning.build.recipe import lm_identity, recipe, text_identity
-from sae_lightning.config import DataConfig, LMConfig, RunConfig
-from sae_lightning.core import Sites, UserError
-from sae_lightning.lm import LazyLM, resolve_sites
+from sae_lightning.config import DataConfig, RunConfig
+from sae_lightning.core import UserError
+from sae_lightning.lm import FrozenLM, resume_site
 from sae_lightning.tokens import EpochOrder, TokenStore, Windows, WindowSample, tokenized_store
 
 logger = logging.getLogger(__name__)
-
-
-def build_lm(config: LMConfig, seed: int) -> LazyLM:
-    """Return the frozen language model of a config; its weights are read when something has to go through it."""
-    return LazyLM(
-        config.name,
-        device=pick_device(config.device),
-        dtype=config.dtype,
-        revision=config.revision,
-        seed=seed,
-        **config.options,
-    )
 
 
 def enough_tokens(config: RunConfig) -> int:
@@ -41,7 +31,7 @@ def enough_tokens(config: RunConfig) -> int:
     return max(1 << 20, 1 << (needed - 1).bit_length())
 
 
-def build_store(config: DataConfig, lm: LazyLM, enough: int) -> TokenStore:
+def build_store(config: DataConfig, lm: FrozenLM, enough: int) -> TokenStore:
     """Return the tokenised corpus: made once and kept in the cache, or the user's own token file.
 
     enough: how much of the text is tokenised under ``data.max_tokens=auto``.
@@ -58,7 +48,7 @@ def build_store(config: DataConfig, lm: LazyLM, enough: int) -> TokenStore:
     return tokenized_store(source, lambda: lm.tokenizer, name, vocab_size=lm.vocab_size, max_tokens=limit)
 
 
-def samples(config: RunConfig, lm: LazyLM) -> tuple[WindowSample, WindowSample]:
+def samples(config: RunConfig, lm: FrozenLM) -> tuple[WindowSample, WindowSample]:
     """Return the windows that a run of this budget trains on and those that it is measured on."""
     store = build_store(config.data, lm, enough_tokens(config))
     train, heldout = (split_windows(config.data, lm, store, split) for split in ("train", "heldout"))
@@ -86,7 +76,7 @@ def windows_for(rows: float, windows: Windows, data: DataConfig) -> int:
     return math.ceil(1.03 * rows / max(1.0, a_window)) + data.micro_batch
 
 
-def split_windows(data: DataConfig, lm: LazyLM, store: TokenStore, split: Any) -> Windows:
+def split_windows(data: DataConfig, lm: FrozenLM, store: TokenStore, split: Any) -> Windows:
     """Return the windows of one split of a corpus."""
     if data.context_length > lm.n_ctx:
         raise UserError(
@@ -104,19 +94,11 @@ def split_windows(data: DataConfig, lm: LazyLM, store: TokenStore, split: Any) -
     )
 
 
-def build_sites(config: RunConfig, lm: LazyLM) -> Sites:
-    """Return the hook names that a run reads; UserError for one that the language model lacks."""
-    names = resolve_sites(config.sites.kind, config.sites.layer, names=config.sites.read, n_layers=lm.n_layers)
-    for name in names:
-        lm.check_site(name)
-    return Sites(read=names, write=names)
-
-
 def build_cache(config: RunConfig) -> list[ActivationCache]:
     """Keep what a run of this config would read, every site in one pass of the language model; return the caches."""
     assert config.lm is not None
-    lm = build_lm(config.lm, config.stream_seed)
-    found = find_caches(config.data, lm, build_sites(config, lm), samples(config, lm))
+    lm = build_model(config.lm, config.tuned, config.stream_seed)
+    found = find_caches(config.data, lm, build_sites(config.sites, lm), samples(config, lm))
     return [cache for by_site in found for cache in by_site.values()]
 
 
@@ -124,23 +106,28 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
     """Build what a run on text reads: kept activations where ``data.cache`` allows, else the language model."""
     assert config.lm is not None
     data = config.data
-    lm = build_lm(config.lm, config.stream_seed)
-    sites = build_sites(config, lm)
+    lm = build_model(config.lm, config.tuned, config.stream_seed)
+    sites = build_sites(config.sites, lm)
     train, heldout = samples(config, lm)
     policy = fitted.mask if fitted else MaskPolicy(lm.special_ids, data.mask_first_position, data.mask_norm_multiple)
     streamed = {w.split: Harvester(lm, sites, w, policy, data.micro_batch) for w in (train, heldout)}
     kept = cached_harvesters(config, list(streamed.values()), before=fitted and fitted.kept)
     harvesters: dict[str, Harvester] = dict(kept or streamed)
-    sample, stats, mask = None, fitted and fitted.stats, policy
+    layout = Layout(sites, streamed["train"].widths, streamed["train"].widths_out)
+    sample, targets, stats, mask = None, None, fitted and fitted.stats, policy
     if fitted is None:
         found = calibrate(harvesters["train"], config.normalise.sample_tokens, config.stream_seed)
-        mask, sample, stats = found.mask, found.sample, found.stats
+        mask, sample, targets, stats = found.mask, found.sample, found.y_sample, found.stats
     assert mask is not None
     assert stats is not None
     masked = {split: harvester.with_mask(mask) for split, harvester in harvesters.items()}
     return Data(
-        source=_source(config, masked["train"]),
+        source=_window_source(config, masked["train"])
+        if config.objective.end_to_end
+        else _source(config, masked["train"]),
+        layout=layout,
         sample=sample,
+        targets=targets,
         stats=stats,
         mask=mask,
         lm=lm,
@@ -149,7 +136,7 @@ def data_from_text(config: RunConfig, fitted: Fitted | None = None) -> Data:
         downstream=None if data.cache == "only" else streamed["heldout"].with_mask(mask),
         cache=describe_kept(kept) if kept else None,
         metadata={
-            "sites": {"read": list(sites.read), "write": list(sites.write)},
+            "sites": layout.to_metadata(),
             "lm": lm_identity(lm),
             "mask": mask.to_dict(),
             "data": {
@@ -178,6 +165,13 @@ def _source(config: RunConfig, harvester: Harvester) -> StreamSource | CachedSou
     if isinstance(harvester, CachedHarvester):
         return CachedSource(harvester, order, **options)
     return StreamSource(harvester, order, **options)
+
+
+def _window_source(config: RunConfig, harvester: Harvester) -> WindowSource:
+    """Return the source of an objective through the model: whole windows, and where a run of the rest begins."""
+    order = EpochOrder(len(harvester.windows), config.stream_seed)
+    start = resume_site(harvester.sites.write)
+    return WindowSource(harvester, order, batch_size=config.data.batch_size, start=start, ranks=row_ranks(config))
 
 
 def describe_kept(kept: dict[str, CachedHarvester]) -> str:

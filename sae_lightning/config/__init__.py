@@ -23,12 +23,14 @@ from sae_lightning.config.sections import (
     LMConfig,
     Node,
     NormaliseConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     PathsConfig,
     SchedulerConfig,
     Section,
     SitesConfig,
     TrainerConfig,
+    TunedConfig,
 )
 from sae_lightning.config.tokenize import TokenizeConfig
 
@@ -42,6 +44,7 @@ __all__ = [
     "LMConfig",
     "Node",
     "NormaliseConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "PathsConfig",
     "RunConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "SitesConfig",
     "TokenizeConfig",
     "TrainerConfig",
+    "TunedConfig",
     "config_text",
     "load_config",
     "save_config",

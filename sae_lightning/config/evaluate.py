@@ -5,15 +5,19 @@ from typing import Annotated
 from annotated_types import Ge, Le, MinLen
 from pydantic import BeforeValidator, model_validator
 
-from sae_lightning.config.sections import Count, DataConfig, LMConfig, Node, Section
+from sae_lightning.config.sections import Count, DataConfig, LMConfig, Node, Section, TunedConfig
 from sae_lightning.validation import whole
 
 
 class SitesOfSAE(Section):
-    """Hook names that an SAE reads and writes, where it does not say; ``write`` null: the same."""
+    """Hook names that an SAE reads and writes, where it does not say; ``write`` null: the same.
+
+    tuned: the second language model of an SAE of two, in place of the one it names.
+    """
 
     read: Annotated[list[str], MinLen(1)] | None = None
     write: Annotated[list[str], MinLen(1)] | None = None
+    tuned: TunedConfig = TunedConfig()
 
 
 class EvaluateConfig(Section):

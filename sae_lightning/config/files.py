@@ -58,7 +58,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     )
     lm = config.lm and config.lm.model_copy(update={"name": absolute(config.lm.name)})
     known = ("smollm2", "tiny")
-    return config.model_copy(update={"data": data, "lm": config.lm if config.lm and config.lm.name in known else lm})
+    own = config.sites.tuned
+    tuned = own.model_copy(update={"name": own.name if own.name in known else absolute(own.name)})
+    sites = config.sites.model_copy(update={"tuned": tuned})
+    lm = config.lm if config.lm and config.lm.name in known else lm
+    return config.model_copy(update={"data": data, "lm": lm, "sites": sites})
 
 
 def config_text(config: RunConfig) -> str:

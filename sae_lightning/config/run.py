@@ -12,6 +12,7 @@ from sae_lightning.config.sections import (
     LMConfig,
     Node,
     NormaliseConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     PathsConfig,
     SchedulerConfig,
@@ -30,12 +31,14 @@ class RunConfig(Section):
     seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] = 0
     bank: list[Node] | None = None
     add_to: str | None = None
+    init_from: Annotated[str, MinLen(1)] | None = None
     resume: str | None = None
     trial: Node | None = None
     progress: bool = True
     sae: Node
     init: Node = Field(default_factory=dict)
     losses: dict[str, Node | None]
+    objective: ObjectiveConfig = ObjectiveConfig()
     normalise: NormaliseConfig = NormaliseConfig()
     lm: LMConfig | None = None
     sites: SitesConfig = SitesConfig()
@@ -66,10 +69,8 @@ class RunConfig(Section):
             )
         if self.data.kind in ("tokens", "activations") and not self.data.path:
             raise ValueError("data.path: is needed; set data.path=... to a file")
-        if self.trainer.devices != 1:
-            raise ValueError(
-                f"trainer.devices={self.trainer.devices}: a run is one process on one device; set trainer.devices=1"
-            )
+        self._check_processes()
+        self._check_objective()
         if reads_text and self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
             raise ValueError(
                 f"data.buffer_tokens={self.data.buffer_tokens}: the part that is handed out between refills, "
@@ -88,6 +89,59 @@ class RunConfig(Section):
             )
         return self
 
+    def _check_processes(self) -> None:
+        devices, batch, d_sae = self.trainer.devices, self.data.batch_size, self.sae.get("d_sae")
+        if devices > 1 and self.trainer.accelerator == "mps":
+            raise ValueError(f"trainer.devices={devices}: trainer.accelerator=mps is one device; set trainer.devices=1")
+        if not self.trainer.sharded and batch % devices:
+            raise ValueError(
+                f"data.batch_size={batch}: is the batch of all processes together and must be a multiple of "
+                f"trainer.devices={devices}; change the one or the other"
+            )
+        if self.trainer.sharded and isinstance(d_sae, int) and d_sae % devices:
+            raise ValueError(
+                f"sae.d_sae={d_sae}: trainer.strategy=model_parallel cuts the features into trainer.devices={devices} "
+                "equal parts; choose a multiple of it"
+            )
+
+    def _check_objective(self) -> None:
+        weights = self.objective
+        if weights.end_to_end and not any(_counts(self.losses.get(name)) for name in ("logit_kl", "block_mse")):
+            raise ValueError(
+                f"objective.logit_kl={weights.logit_kl}, objective.block_mse={weights.block_mse}: an end-to-end "
+                "objective needs one of them above 0; raise one, or use objective=local"
+            )
+        if not weights.end_to_end and any(self.losses.get(name) for name in ("logit_kl", "block_mse")):
+            raise ValueError(
+                "losses.logit_kl, losses.block_mse: are measured through the language model; use objective=e2e_recon"
+            )
+        if not weights.end_to_end:
+            return
+        if self.lm is None or self.data.kind not in ("text", "tokens"):
+            raise ValueError(
+                f"objective.end_to_end=true: data.kind={self.data.kind} has no language model to go through; give text "
+                "and lm=, or use objective=local"
+            )
+        if self.lm.dtype == "float16":
+            raise ValueError(
+                "lm.dtype=float16: gradients through the language model vanish in it; use bfloat16 or float32 with "
+                "objective.end_to_end=true"
+            )
+        if self.data.cache == "only":
+            raise ValueError(
+                "data.cache=only: forbids reading the language model, and objective.end_to_end=true runs it at every "
+                "step; set data.cache=auto"
+            )
+        if self.data.share < 1:
+            raise ValueError(
+                f"data.share={self.data.share}: an end-to-end objective takes whole windows; leave it at 1"
+            )
+
+    @property
+    def tuned(self) -> LMConfig | None:
+        """The second language model, where two are read side by side."""
+        return self.sites.tuned.beside(self.lm) if self.sites.diff and self.lm is not None else None
+
     @property
     def stream_seed(self) -> int:
         """The seed of the order of text and rows: ``data.seed``, or the run's."""
@@ -98,3 +152,11 @@ class RunConfig(Section):
         """Optimiser steps: whole batches within the token budget, fewer when trainer.max_steps says so."""
         steps = self.tokens // self.data.batch_size
         return min(steps, self.trainer.max_steps or steps)
+
+
+def _counts(node: Node | None) -> bool:
+    """Whether a loss term of a config ever has a coefficient above 0."""
+    coefficient = node.get("coefficient", 1.0) if node else 0.0
+    if isinstance(coefficient, dict):
+        coefficient = max(coefficient.get("value", 0.0), coefficient.get("final", 0.0))
+    return coefficient > 0

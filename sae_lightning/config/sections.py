@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from sae_lightning.validation import whole
 
@@ -30,12 +30,87 @@ class LMConfig(Section):
     options: Node = {}
 
 
-class SitesConfig(Section):
-    """Where the model is read. ``read`` (hook names) wins over ``kind`` and ``layer``."""
+SiteKind = Literal["resid", "mlp_in", "mlp_out", "attn_out"]
 
-    kind: Literal["resid", "mlp_out", "attn_out"] = "resid"
+
+class TunedConfig(Section):
+    """The second model of ``sites=diff``; what is not said is as ``lm`` says it (of another name, no revision)."""
+
+    name: str | None = None
+    revision: str | None = None
+    device: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    options: Node = {}
+
+    @property
+    def is_another(self) -> bool:
+        """Whether anything tells it from the model of ``lm``."""
+        return bool(self.name or self.revision or self.options)
+
+    def beside(self, lm: LMConfig) -> LMConfig:
+        """Return the whole of its settings."""
+        name = self.name or lm.name
+        own = {
+            "name": name,
+            "revision": self.revision or (lm.revision if name == lm.name else None),
+            "device": self.device or lm.device,
+            "dtype": self.dtype or lm.dtype,
+            "options": {**lm.options, **self.options},
+        }
+        return lm.model_copy(update=own)
+
+
+class SitesConfig(Section):
+    """Where the model is read and written. Hook names (``read``, ``write``) win over ``kind`` and ``layer``.
+
+    layers: several sites side by side, a crosscoder; wins over ``layer``. write_kind: what is written where it is not
+    what is read, a transcoder. diff: the same sites of two models, that of ``lm`` and ``tuned``.
+    """
+
+    kind: SiteKind = "resid"
+    write_kind: SiteKind | None = None
     layer: CountOrZero = 9
-    read: list[str] | None = None
+    layers: list[CountOrZero] | None = None
+    read: list[Annotated[str, MinLen(1)]] | None = None
+    write: list[Annotated[str, MinLen(1)]] | None = None
+    diff: bool = False
+    tuned: TunedConfig = TunedConfig()
+
+    @property
+    def numbers(self) -> list[int]:
+        """The layers that are read where no hook is named."""
+        return [self.layer] if self.layers is None else self.layers
+
+    @property
+    def transcodes(self) -> bool:
+        """Whether something else is written than is read."""
+        if self.read is not None:
+            return self.write is not None and self.write != self.read
+        return self.write_kind not in (None, self.kind)
+
+    @model_validator(mode="after")
+    def _rules(self) -> "SitesConfig":
+        for name, values in (("layers", self.layers), ("read", self.read), ("write", self.write)):
+            if values is None:
+                continue
+            if not values:
+                raise ValueError(f"sites.{name}=[]: needs at least one; leave it out for one layer (sites.layer)")
+            if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+                raise ValueError(f"sites.{name}={values}: names {twice[0]} more than once; give each once")
+        if self.write is not None and self.read is None:
+            raise ValueError(f"sites.write={self.write}: without sites.read nothing says what is read; give both")
+        if self.read is not None and self.write is None and self.write_kind is not None:
+            raise ValueError(
+                f"sites.read={self.read}: without sites.write nothing says what a transcoder writes; give both"
+            )
+        if self.diff and not self.tuned.is_another:
+            raise ValueError(
+                "sites.tuned: is the model of lm= itself; name the second model (sites.tuned.name=...) or another "
+                "revision of it (sites.tuned.revision=...)"
+            )
+        if not self.diff and self.tuned != TunedConfig():
+            raise ValueError("sites.tuned: a second model is read with sites=diff alone; add that, or leave it out")
+        return self
 
 
 class DataConfig(Section):
@@ -100,16 +175,36 @@ class SchedulerConfig(Section):
 
 
 class TrainerConfig(Section):
-    """What goes to Lightning's Trainer."""
+    """How a run is computed.
+
+    devices: processes that train it together, each on a device of its own. strategy: ``ddp``: each has its rows of every
+    batch; ``model_parallel``: each has its features of the SAE; ``auto`` is ddp.
+    """
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: Count = 1
+    strategy: Literal["auto", "ddp", "model_parallel"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     encoder: Literal["auto", "float32", "bfloat16"] = "auto"
     pre_acts_mb: Positive = 256.0
     max_steps: Count | None = None
     profiler: Literal["simple", "advanced"] | None = None
     overfit_batch: bool = False
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has only its features of the SAE."""
+        return self.devices > 1 and self.strategy == "model_parallel"
+
+
+class ObjectiveConfig(Section):
+    """Weights of the reconstruction and of what is measured through the language model; 0 leaves the latter out."""
+
+    end_to_end: bool = False
+    reconstruction: Annotated[float, Ge(0)] = 1.0
+    logit_kl: Annotated[float, Ge(0)] = 0.0
+    block_mse: Annotated[float, Ge(0)] = 0.0
+    block_layers: list[CountOrZero] | None = None
 
 
 class EvaluationConfig(Section):

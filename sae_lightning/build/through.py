@@ -1,0 +1,45 @@
+"""From config to objectives that are measured through the language model: where its runs begin and what they show."""
+
+from sae_lightning.build.data import Data
+from sae_lightning.core import Sites, UserError
+from sae_lightning.lm import FrozenLM, resume_site, site_layer
+from sae_lightning.losses import BlockMSE, Objective
+from sae_lightning.training.downstream import Downstream
+
+
+def later_sites(objective: Objective, sites: Sites, lm: FrozenLM) -> list[str]:
+    """Return the residual sites that an objective compares. Raises UserError for layers that do not come after."""
+    found: dict[str, None] = {}
+    for name, term in objective.terms.items():
+        if isinstance(term, BlockMSE):
+            first = 1 + max(_last_clean_block(site, lm) for site in sites.write)
+            if first >= lm.n_layers:
+                where = ", ".join(sites.write)
+                raise UserError(f"losses.{name}: no block comes after {where}; leave objective.block_mse at 0")
+            for layer in range(first, lm.n_layers) if term.layers is None else term.layers:
+                if not first <= layer < lm.n_layers:
+                    raise UserError(
+                        f"losses.{name}.layers={layer}: is not a block above {', '.join(sites.write)}, where the "
+                        f"reconstruction is written; choose from {first} to {lm.n_layers - 1} (objective.block_layers)"
+                    )
+                found[f"blocks.{layer}.hook_resid_post"] = None
+    return list(found)
+
+
+def _last_clean_block(site: str, lm: FrozenLM) -> int:
+    """Return the last block whose output a reconstruction at ``site`` is itself, or does not reach."""
+    layer = site_layer(site)
+    if layer is None:
+        return -1
+    # What is written within a block shows in the block's own output.
+    return layer if site.endswith(".hook_resid_post") else layer - 1
+
+
+def build_downstream(data: Data, sites: Sites, objectives: list[Objective]) -> Downstream | None:
+    """Return what runs the rest of the language model; None where no lane's objective asks for it."""
+    asking = [objective for objective in objectives if objective.reads_model]
+    if not asking:
+        return None
+    assert data.lm is not None, "an end-to-end objective has a language model (RunConfig)"
+    later = dict.fromkeys(site for objective in asking for site in later_sites(objective, sites, data.lm))
+    return Downstream(data.lm, sites.write, resume_site(sites.write), list(later))
