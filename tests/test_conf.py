@@ -13,6 +13,7 @@ from sae_lightning import command
 from sae_lightning.build import Run, build_objective, build_run, build_sae, make
 from sae_lightning.build.evaluation import build_studies, check_studies
 from sae_lightning.build.instantiate import target_of
+from sae_lightning.build.layout import Layout
 from sae_lightning.config import (
     DataConfig,
     EvaluateConfig,
@@ -53,8 +54,12 @@ NEEDED = {"data.path": "corpus", "lm.name": "someone/some-model", "out": "out.bi
 
 
 def overrides_for(group: str, option: str) -> list[str]:
-    """Return the choice, and what goes with it: stored activations and no language model need each other."""
-    together = {("data", "activations"): ["lm=none"], ("lm", "none"): ["data=activations"]}
+    """Return the choice and what goes with it: stored activations need no language model, model diffing two."""
+    together = {
+        ("data", "activations"): ["lm=none"],
+        ("lm", "none"): ["data=activations"],
+        ("sites", "diff"): ["sites.tuned.name=tiny"],
+    }
     return [f"{group}={option}", *together.get((group, option), [])]
 
 
@@ -91,7 +96,7 @@ def test_each_command_composes_and_validates_as_it_is(entry: str) -> None:
 def test_it_validates_and_what_it_names_can_be_built(group: str, option: str, tmp_path: Path) -> None:
     (tmp_path / "corpus.txt").write_text("a text\n")
     config = validate(composed("train", overrides_for(group, option), **{"data.path": tmp_path / "corpus.txt"}))
-    sae = build_sae(config, 16, 16)
+    sae = build_sae(config, Layout.of_rows(16))
     build_objective(config).check(sae)
     for name, node in config.callbacks.items():
         if node:

@@ -80,7 +80,8 @@ def ours(a: argparse.Namespace) -> dict[str, Any]:
 
 def write_windows(a: argparse.Namespace, path: Path) -> dict[str, Any]:
     """Write the token windows that all read, int64 [n, context]; return where the language model lies."""
-    from sae_lightning.build.text import build_lm, samples
+    from sae_lightning.build.models import build_lm
+    from sae_lightning.build.text import samples
     from sae_lightning.lm.embedded import smollm2_folder
 
     config = configured(a)

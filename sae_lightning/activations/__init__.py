@@ -10,6 +10,7 @@ from sae_lightning.activations.mask import MaskPolicy
 from sae_lightning.activations.normalise import Normaliser, gamma
 from sae_lightning.activations.source import ActivationSource, StopRequested
 from sae_lightning.activations.stream import StreamSource
+from sae_lightning.activations.windowed import WindowSource
 
 __all__ = [
     "ActivationFile",
@@ -24,6 +25,7 @@ __all__ = [
     "Snapshot",
     "StopRequested",
     "StreamSource",
+    "WindowSource",
     "calibrate",
     "describe",
     "gamma",

@@ -1,7 +1,7 @@
 """A shuffle buffer whose every state is a value: refilling makes a new one, so there is no half-refilled one."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -91,6 +91,17 @@ class ShuffleBuffer:
         """Whether rows have to come in before the next batch goes out."""
         low = state.remaining <= self.mix * self.capacity and state.remaining < self.wanted(state)
         return low or state.remaining < self.batch_size
+
+    def next_refill(self, state: Snapshot) -> int:
+        """Return the rows that the refill after this state will bring at least; 0 where the budget asks for none."""
+        left, handed = state.remaining, state.handed
+        while True:
+            if self.budget is not None and handed >= self.budget:
+                return 0
+            then = replace(state, taken=len(state.order) - left, handed=handed)
+            if self.needs_refill(then):
+                return self.wanted(then) - left
+            left, handed = left - self.batch_size, handed + self.batch_size
 
     def refill(self, state: Snapshot, parts: Iterable[tuple[ActivationBatch, int]]) -> Snapshot:
         """Return a full, freshly shuffled state. parts: (rows, position of the stream after them), as many as needed.

@@ -19,8 +19,10 @@ class FileSource(NumberedSource):
 
     Row number p of the stream is ``perm_e[p mod n]``, ``e = p // n``: batches run across the ends of epochs, and no
     row is lost or repeated within one. The state is p. token_index is the row's number in the file. rows: (first, last)
-    limits the source to a part of the file, ``n`` rows (the rest may be held out).
-    Raises UserError as ``ActivationFile`` does, for a file with fewer rows than a batch, and for a width that is not
+    limits the source to a part of the file, ``n`` rows (the rest may be held out). targets: a second file with what a
+    transcoder is to write for each row, one for one.
+    Raises UserError as ``ActivationFile`` does, for a file with fewer rows than a batch, for targets of another number
+    of rows (stored under another mask of tokens), and for a width that is not
     ``d_in`` where one is given.
     """
 
@@ -34,6 +36,7 @@ class FileSource(NumberedSource):
         key: str | None = None,
         rows: tuple[int, int] | None = None,
         device: str = "cpu",
+        targets: str | Path | None = None,
     ) -> None:
         super().__init__(batch_size, seed, device)
         self.file = ActivationFile(path, key)
@@ -46,7 +49,14 @@ class FileSource(NumberedSource):
             )
         if d_in is not None and self.file.d != d_in:
             raise UserError(f"{self.file.path}: rows have width {self.file.d}, must have {d_in}; give the right file")
-        self.d_in = self.d_out = self.file.d
+        self.targets = None if targets is None else ActivationFile(targets)
+        if self.targets is not None and self.targets.n != self.file.n:
+            raise UserError(
+                f"data.targets={targets}: has {self.targets.n} rows and data.path={path} has {self.file.n}: the two "
+                "were stored under different masks of tokens; store the sites that are read and written with one mask"
+            )
+        self.d_in = self.file.d
+        self.d_out = self.d_in if self.targets is None else self.targets.d
         self._permutations: dict[int, Permutation] = {}
         self._known = 0, np.empty(0, dtype=np.int64)  # rows at the places from the first number on
 
@@ -62,10 +72,26 @@ class FileSource(NumberedSource):
         order = Permutation(self.n, derive_seed(self.seed, "activations", "sample"))
         return self.file.rows(self.first + order[np.arange(min(n, self.n))]).to(self.device)
 
+    def sample_targets(self, n: int) -> torch.Tensor | None:
+        """Return what is to be written for the rows of ``sample(n)``; None where the rows themselves are."""
+        order = Permutation(self.n, derive_seed(self.seed, "activations", "sample"))
+        return None if self.targets is None else self._of_targets(order[np.arange(min(n, self.n))])
+
     def rows_between(self, first: int, last: int) -> torch.Tensor:
         """Return rows ``first`` to ``last`` of this part of the file in file order, float32 (cut to what there is)."""
         numbers = np.arange(max(0, first), min(last, self.n))
         return self.file.rows(self.first + numbers).to(self.device)
+
+    def targets_between(self, first: int, last: int) -> torch.Tensor | None:
+        """Return what is to be written for ``rows_between``; None where the rows themselves are."""
+        return None if self.targets is None else self._of_targets(np.arange(max(0, first), min(last, self.n)))
+
+    def _targets(self, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        return x if self.targets is None else self.targets.rows(index.cpu().numpy()).to(self.device)
+
+    def _of_targets(self, numbers: np.ndarray) -> torch.Tensor:
+        assert self.targets is not None
+        return self.targets.rows(self.first + numbers).to(self.device)
 
     def _rows_at(self, first: int, last: int) -> np.ndarray:
         epochs, places = np.divmod(np.arange(first, last), self.n)
@@ -86,6 +112,7 @@ class FileSource(NumberedSource):
         return {
             "kind": "file",
             "file": self.file.identity(),
+            **({} if self.targets is None else {"targets": self.targets.identity()}),
             "rows": [self.first, self.first + self.n],
             "batch_size": self.batch_size,
             "seed": self.seed,

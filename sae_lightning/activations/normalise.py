@@ -118,6 +118,11 @@ class Normaliser(nn.Module):
             return y_n * std + mean
         return y_n / self.scale_out + self.mean_out
 
+    def site_scales(self, widths_out: Sequence[int]) -> list[float]:
+        """Return what each written site, of these widths, is multiplied by."""
+        assert sum(widths_out) == self.d_out
+        return [float(site[0]) for site in self.scale_out.split(list(widths_out))]
+
     def forward(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
         return self.apply(x)
 

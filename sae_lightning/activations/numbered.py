@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lightning.activations.source import StopRequested, check_same_stream
-from sae_lightning.core import ActivationBatch, UserError
+from sae_lightning.activations.source import StopRequested, check_same_stream, part_of_batch
+from sae_lightning.core import ActivationBatch, Ranks, UserError
 
 
 class NumberedSource(ABC):
@@ -20,6 +20,7 @@ class NumberedSource(ABC):
 
     d_in: int
     d_out: int
+    one_stream = True
 
     def __init__(self, batch_size: int, seed: int, device: str = "cpu") -> None:
         if batch_size < 1:
@@ -27,8 +28,13 @@ class NumberedSource(ABC):
         self.batch_size = batch_size
         self.seed = seed
         self.device = torch.device(device)
+        self._part = slice(0, batch_size)
         self._position = 0
         self._stop = False
+
+    def spread(self, ranks: Ranks) -> None:
+        """Hand out this process's rows of every batch: together the processes read what one would."""
+        self._part = part_of_batch(self.batch_size, ranks)
 
     @abstractmethod
     def sample(self, n: int) -> Float[Tensor, "n d_in"]:
@@ -37,6 +43,10 @@ class NumberedSource(ABC):
     @abstractmethod
     def _between(self, first: int, last: int) -> tuple[Float[Tensor, "n d_in"], Int[Tensor, "n"]]:
         """Return rows ``first`` to ``last - 1`` of the stream, float32, and their token_index."""
+
+    def _targets(self, x: Float[Tensor, "n d_in"], index: Int[Tensor, "n"]) -> Float[Tensor, "n d_out"]:
+        """Return what is to be written for rows ``x`` with this token_index."""
+        return x
 
     @abstractmethod
     def _description(self) -> dict[str, Any]:
@@ -50,10 +60,11 @@ class NumberedSource(ABC):
         """Return the next batch; raises StopRequested after ``request_stop``."""
         if self._stop:
             raise StopRequested
-        last = self._position + self.batch_size
-        x, index = (value.to(self.device) for value in self._between(self._position, last))
-        self._position = last
-        return ActivationBatch(x=x, y=x, token_index=index)
+        first = self._position
+        rows = self._between(first + self._part.start, first + self._part.stop)
+        x, index = (value.to(self.device) for value in rows)
+        self._position = first + self.batch_size
+        return ActivationBatch(x=x, y=self._targets(x, index), token_index=index)
 
     def snapshot(self) -> int:
         """Return the place in the stream."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from sae_lightning.core import ActivationBatch, UserError
+from sae_lightning.core import ActivationBatch, Ranks, UserError
 
 
 class StopRequested(Exception):  # noqa: N818 - a request, not an error
@@ -25,6 +25,10 @@ class ActivationSource(Protocol):
     ``request_stop()`` may be called from a signal handler or another thread. The iterator then raises
     ``StopRequested`` before the next LM micro-batch or batch, whichever comes first. ``close()`` ends whatever reads
     ahead; the source gives nothing after it.
+
+    Several processes that train together spread a source over themselves (``spread``, before the first batch):
+    ``batch_size`` stays that of all of them, and each is handed its part. ``one_stream`` is true of a source whose state
+    is then the same everywhere, because all cut the same batches.
     """
 
     d_in: int
@@ -42,6 +46,20 @@ class ActivationSource(Protocol):
     def request_stop(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def part_of_batch(batch_size: int, ranks: Ranks) -> slice:
+    """Return which rows of a batch a process takes: those between its rank's and the next one's equal share.
+
+    Raises UserError for a batch that cannot be cut evenly.
+    """
+    if batch_size % ranks.world:
+        raise UserError(
+            f"data.batch_size={batch_size}: is the batch of all {ranks.world} processes together and must be a multiple "
+            f"of trainer.devices={ranks.world}; change the one or the other"
+        )
+    own = batch_size // ranks.world
+    return slice(own * ranks.rank, own * (ranks.rank + 1))
 
 
 def check_same_stream(saved: Any, own: dict[str, Any]) -> None:

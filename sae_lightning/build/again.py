@@ -13,7 +13,7 @@ from sae_lightning.command import key_of
 from sae_lightning.config import OVERRIDES_FILE, RunConfig, load_config, validate
 from sae_lightning.core import UserError, write_json
 from sae_lightning.training import AtomicCheckpointIO, last_good
-from sae_lightning.training.checkpoints import step_checkpoints
+from sae_lightning.training.checkpoints import parts_of, step_checkpoints
 from sae_lightning.training.extract import extract_lane
 
 logger = logging.getLogger(__name__)
@@ -31,9 +31,10 @@ def find_checkpoint(run_dir: Path) -> Path | None:
         return None
     whole = last_good(bank)
     logger.info("taking lane %s out of %s", run_dir.name, whole)
-    part = extract_lane(torch.load(whole, map_location="cpu", weights_only=True), run_dir.name, SOLO)
     path = run_dir / "checkpoints" / whole.name
-    AtomicCheckpointIO().save_checkpoint(part, path)
+    for file in (*parts_of(whole), whole):  # rank 0's, which makes it whole, last
+        part = extract_lane(torch.load(file, map_location="cpu", weights_only=True), run_dir.name, SOLO)
+        AtomicCheckpointIO().save_checkpoint(part, path.with_name(file.name))
     assert step_checkpoints(path.parent) == [path]
     return path
 

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from sae_lightning.build.instantiate import check_node, target_of
-from sae_lightning.build.lanes import COEFFICIENTS, build_objective
+from sae_lightning.build.lanes import build_objective, sae_node
 from sae_lightning.config import Node, RunConfig
 from sae_lightning.core import UserError
 from sae_lightning.sae import initialise
@@ -15,8 +15,7 @@ from sae_lightning.validation import check_arguments
 def check_nodes(config: RunConfig) -> None:
     """Check every ``_target_`` node of a lane or a run against its class. Raises UserError."""
     # The converted values take the raw ones' place: a quoted number is a number from here on.
-    sae = {name: value for name, value in config.sae.items() if name not in COEFFICIENTS}
-    config.sae.update(check_node(sae, "sae", {"d_in", "d_out"}))
+    config.sae.update(check_node(sae_node(config), "sae", {"d_in", "d_out", "site_widths"}))
     if (k := config.sae.get("k") or 0) > config.sae["d_sae"]:
         raise UserError(f"sae.k={k}: must be at most sae.d_sae={config.sae['d_sae']}; lower sae.k or raise sae.d_sae")
     build_objective(config).check_reconstructs()

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sae_lightning.activations import ActivationSource, ActivationStats, FileSource, Harvester, MaskPolicy, describe
 from sae_lightning.activations.synthetic import SyntheticRows, SyntheticSource
+from sae_lightning.build.layout import Layout
 from sae_lightning.config import DataConfig, RunConfig
-from sae_lightning.core import UserError, write_json
+from sae_lightning.core import ActivationBatch, Sites, UserError, write_json
 from sae_lightning.lm import FrozenLM
 from sae_lightning.tokens import WindowSample
 
@@ -56,18 +57,22 @@ class Fitted:
 class Data:
     """Everything that a run reads, and where held-out figures come from.
 
-    sample: raw rows [n, d_in] that mask, normalisation and initial weights are fitted on; None in a resumed run, which
-    has them already. heldout: gives held-out rows by window number (kept activations or the language model);
-    downstream: the same windows through the language model, None where nothing may be read there. cache: what kept
-    activations are read, in words. metadata: what an export says of its data.
+    layout: which sites a row is made of.
+    sample, targets: raw rows [n, d_in] that mask, normalisation and initial weights are fitted on, and what is to be
+    written for them [n, d_out] (but for a transcoder the same tensor); None in a resumed run, which has them already.
+    heldout: gives held-out rows by window number (kept activations or the language model); downstream: the same windows
+    through the language model, None where nothing may be read there.
+    cache: what kept activations are read, in words. metadata: what an export says of its data.
 
     Of the held-out windows the even numbers are measured on and thresholds are calibrated on the odd ones.
     """
 
     source: ActivationSource
+    layout: Layout
     sample: Tensor | None
     stats: ActivationStats
     mask: MaskPolicy | None
+    targets: Tensor | None = None
     lm: FrozenLM | None = None
     train_windows: WindowSample | None = None
     heldout: Harvester | None = None
@@ -82,17 +87,17 @@ class Data:
             return {}
         return {"lm_windows_read": self.lm.windows_read, "activations": "cache" if self.cache else "stream"}
 
-    def heldout_rows(self, n_rows: int) -> Tensor:
+    def heldout_rows(self, n_rows: int) -> ActivationBatch:
         """Return about ``n_rows`` raw held-out rows, always the same ones (all there are if there are fewer)."""
         if self.heldout_file is not None:
-            return self.heldout_file.rows_between(0, min(n_rows, -(-self.heldout_file.n // 2)))
+            return between(self.heldout_file, 0, min(n_rows, -(-self.heldout_file.n // 2)))
         return _collect(self._rows(self.measured_windows()), n_rows)
 
-    def calibration_rows(self, n_rows: int) -> Tensor:
+    def calibration_rows(self, n_rows: int) -> ActivationBatch:
         """Return up to ``n_rows`` held-out rows that ``heldout_rows`` never gives (all, where there is only one)."""
         if self.heldout_file is not None:
             n = self.heldout_file.n
-            return self.heldout_file.rows_between(max(n - n_rows, -(-n // 2) if n > 1 else 0), n)
+            return between(self.heldout_file, max(n - n_rows, -(-n // 2) if n > 1 else 0), n)
         return _collect(self._rows(self._numbers()[1::2] or [0]), n_rows)
 
     def measured_windows(self) -> Sequence[int]:
@@ -102,21 +107,33 @@ class Data:
     def _numbers(self) -> Sequence[int]:
         return range(len(self.heldout.windows)) if self.heldout is not None else range(0)
 
-    def _rows(self, windows: Sequence[int]) -> Iterator[Tensor]:
+    def _rows(self, windows: Sequence[int]) -> Iterator[ActivationBatch]:
         harvester = self.heldout
         assert harvester is not None
         for start in range(0, len(windows), harvester.micro_batch):
-            yield harvester.rows(np.array(windows[start : start + harvester.micro_batch])).x.float()
+            yield harvester.rows(np.array(windows[start : start + harvester.micro_batch]))
 
 
-def _collect(batches: Iterable[Tensor], n_rows: int) -> Tensor:
-    parts, have = [], 0
+def _collect(batches: Iterable[ActivationBatch], n_rows: int) -> ActivationBatch:
+    """Return the first rows in float32; fewer where there are no more."""
+    parts: list[ActivationBatch] = []
+    have = 0
     for batch in batches:
         parts.append(batch)
         have += len(batch)
         if have >= n_rows:
             break
-    return torch.cat(parts)[:n_rows]
+    x = torch.cat([part.x.float() for part in parts])[:n_rows]
+    same = all(part.y is part.x for part in parts)
+    y = x if same else torch.cat([part.y.float() for part in parts])[:n_rows]
+    return ActivationBatch(x=x, y=y, token_index=torch.cat([part.token_index for part in parts])[:n_rows])
+
+
+def between(rows: FileSource | SyntheticRows, first: int, last: int) -> ActivationBatch:
+    """Return rows ``first`` to ``last`` with their targets, cut to what there is."""
+    x = rows.rows_between(first, last)
+    y = rows.targets_between(first, last) if isinstance(rows, FileSource) else None
+    return ActivationBatch(x=x, y=x if y is None else y, token_index=torch.arange(len(x)))
 
 
 def build_data(config: RunConfig, fitted: Fitted | None = None) -> Data:
@@ -137,8 +154,11 @@ def file_split(data: DataConfig, seed: int) -> tuple[FileSource, FileSource]:
     assert data.path is not None
     rows = FileSource(data.path, data.batch_size, seed).file.n
     cut = rows if data.heldout else rows - max(1, round(rows * data.heldout_fraction))
-    source = FileSource(data.path, data.batch_size, seed, rows=(0, cut))
-    heldout = FileSource(data.heldout, 1) if data.heldout else FileSource(data.path, 1, rows=(cut, rows))
+    source = FileSource(data.path, data.batch_size, seed, rows=(0, cut), targets=data.targets)
+    if data.heldout:
+        heldout = FileSource(data.heldout, 1)
+    else:
+        heldout = FileSource(data.path, 1, rows=(cut, rows), targets=data.targets)
     if data.heldout and heldout.file.identity() == source.file.identity():
         raise UserError(
             f"data.heldout={data.heldout}: is the training file; give rows of other text, or leave it out to hold out "
@@ -157,7 +177,13 @@ def _from_file(config: RunConfig, fitted: Fitted | None) -> Data:
     assert data.path is not None
     source, heldout = file_split(data, config.stream_seed)
     told = {"activations": Path(data.path).name, "identity": source.file.identity()}
-    return data_from_rows(source, heldout, told, config.normalise.sample_tokens, fitted)
+    layout = None
+    if data.targets is not None:
+        told["targets"] = Path(data.targets).name
+        read, write = config.sites.read, config.sites.write
+        names = Sites(tuple(read or [Path(data.path).name]), tuple(write or [Path(data.targets).name]))
+        layout = Layout(names, (source.d_in,), (source.d_out,))
+    return data_from_rows(source, heldout, told, config.normalise.sample_tokens, fitted, layout)
 
 
 def data_from_rows(
@@ -166,18 +192,27 @@ def data_from_rows(
     told: dict[str, Any],
     sample_tokens: int,
     fitted: Fitted | None,
+    layout: Layout | None = None,
 ) -> Data:
-    """Build what a run without a language model reads. told: what its export says of the data."""
+    """Build what a run without a language model reads. told: what its export says of the data.
+
+    layout: where a row is made of several sites.
+    """
+    layout = layout or Layout.of_rows(source.d_in)
     if fitted is not None:
-        sample, stats = None, fitted.stats
+        sample, targets, stats = None, None, fitted.stats
     else:
         sample = source.sample(sample_tokens)
+        targets = source.sample_targets(sample_tokens) if isinstance(source, FileSource) else None
+        targets = sample if targets is None else targets
         stats = describe(sample)
     return Data(
         source=source,
+        layout=layout,
         sample=sample,
         stats=stats,
         mask=None,
+        targets=targets,
         heldout_file=heldout,
-        metadata={"sites": None, "lm": None, "mask": None, "data": told},
+        metadata={"sites": layout.to_metadata(), "lm": None, "mask": None, "data": told},
     )

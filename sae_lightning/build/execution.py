@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lightning.config import RunConfig
+from sae_lightning.core import Ranks
 from sae_lightning.losses import Objective
 from sae_lightning.sae import SparseAutoencoder
 from sae_lightning.sae.choosing import ChoosingAutoencoder
@@ -38,10 +39,13 @@ def set_execution(
     sae.execution = Execution(
         block_bytes=int(config.trainer.pre_acts_mb * 2**20),
         whole_pre_acts=any(term.reads_pre_acts for term in objective.terms.values()),
+        ranks=(ranks := Ranks.present()),
+        sharded=config.trainer.sharded,
     )
     wanted = config.trainer.encoder
     if wanted == "auto":
-        wanted = _automatic(sae, sample) if sample is not None else product
+        # Tried by all, since a shard's forward pass needs the others; decided by one.
+        wanted = ranks.told(_automatic(sae, sample)) if sample is not None else product
     sae.execution.product = None if wanted is None else getattr(torch, wanted)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sae_lightning.build.data import Data
 from sae_lightning.config import EvaluationConfig
-from sae_lightning.core import Estimate
+from sae_lightning.core import ActivationBatch, Estimate
 from sae_lightning.sae import SAMPLE_ROWS, SparseAutoencoder, fold
 from sae_lightning.studies import Subject
 from sae_lightning.studies.evaluation import heldout_metrics
@@ -21,7 +21,7 @@ class HeldOut:
         self.data = data
         self.config = config
         self.context_length = context_length
-        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._kept: dict[tuple[str, int], ActivationBatch] = {}
 
     def during(self, lane: Lane) -> dict[str, float]:
         """Return fvu, l0 and the like of a lane as it stands, on ``evaluation.tokens`` rows."""
@@ -44,18 +44,20 @@ class HeldOut:
         )
         # Half of the run at most: features that fired at the start alone are dead at its end.
         window = min(10_000_000, max(1, int(lane.tokens_seen) // 2))
-        dead = Estimate(float(lane.dead(window).double().mean()), None, None, window)
+        dead = Estimate(lane.dead_share(window), None, None, window)
         return heldout_metrics(subject, dead=dead, draws=DRAWS)
 
-    def sample(self) -> Tensor:
-        """Return held-out rows to store beside an export, on which whoever loads it measures it again."""
-        return self._rows("heldout", self.config.final_tokens)[:SAMPLE_ROWS]
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Return held-out rows to store beside an export, on which whoever loads it measures it again: (x, y)."""
+        rows = self._rows("heldout", self.config.final_tokens)
+        x = rows.x[:SAMPLE_ROWS]
+        return x, x if rows.y is rows.x else rows.y[:SAMPLE_ROWS]
 
     def calibration(self) -> Iterable[Tensor]:
         """Return held-out rows to set inference thresholds on, from the other end than the ones measured."""
-        return self._rows("calibration", self.config.final_tokens).split(4096)
+        return self._rows("calibration", self.config.final_tokens).x.split(4096)
 
-    def _rows(self, what: str, n: int) -> Tensor:
+    def _rows(self, what: str, n: int) -> ActivationBatch:
         """Return held-out rows, read once: the lanes of a bank are measured on the same ones."""
         if (what, n) not in self._kept:
             read = self.data.heldout_rows if what == "heldout" else self.data.calibration_rows

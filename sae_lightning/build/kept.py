@@ -58,7 +58,8 @@ def cached_harvesters(
     Raises UserError with ``only`` for a cache that is missing or too small.
     """
     data = config.data
-    if data.cache == "off" or before is False:
+    # Rows of whole windows are read in order and once, and at places where nothing is kept.
+    if data.cache == "off" or before is False or config.objective.end_to_end:
         return None
     lm, sites = streamed[0].lm, streamed[0].sites
     samples = [harvester.windows for harvester in streamed if isinstance(harvester.windows, WindowSample)]

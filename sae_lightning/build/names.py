@@ -14,8 +14,7 @@ def run_name(config: RunConfig) -> str:
         name = config.name
     else:
         lm = config.lm.name if config.lm else Path(config.data.path or config.data.kind).stem
-        site = (config.sites.read or [f"{config.sites.kind}{config.sites.layer}"])[0] if config.lm else "rows"
-        parts = [Path(lm).name, site]
+        parts = [Path(lm).name, site_name(config) if config.lm else "rows"]
         if config.bank:
             parts.append(f"bank{len(config.bank)}")
         else:
@@ -24,6 +23,19 @@ def run_name(config: RunConfig) -> str:
             parts += [f"k{config.sae['k']}"] if config.sae.get("k") else []
         name = "_".join(parts)
     return re.sub(r"[^A-Za-z0-9._=-]+", "-", name)
+
+
+def site_name(config: RunConfig) -> str:
+    """Return which sites a run reads in short: resid9, resid8-9-10, mlp_in4-to-mlp_out4, resid9-and-TUNED."""
+    sites = config.sites
+    layers = "-".join(map(str, sites.numbers))
+    if sites.read is not None:
+        name = sites.read[0] + (f"-and-{len(sites.read) - 1}-more" if len(sites.read) > 1 else "")
+        name += f"-to-{(sites.write or sites.read)[0]}" if sites.transcodes else ""
+    else:
+        name = sites.kind + layers + (f"-to-{sites.write_kind}{layers}" if sites.transcodes else "")
+    second = config.tuned
+    return name if second is None else f"{name}-and-{Path(second.name).name}{second.revision or ''}"
 
 
 def new_run_dir(config: RunConfig, sweep_dir: str | None = None) -> Path:

@@ -8,8 +8,17 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sae_lightning import command
-from sae_lightning.config import DataConfig, EvaluateConfig, LMConfig, RunConfig, load_config, validate
+from sae_lightning.config import (
+    DataConfig,
+    EvaluateConfig,
+    LMConfig,
+    RunConfig,
+    TunedConfig,
+    load_config,
+    validate,
+)
 from sae_lightning.core import UserError
+from sae_lightning.lm.sites import member_of
 from sae_lightning.sae import SparseAutoencoder
 
 logger = logging.getLogger(__name__)
@@ -19,6 +28,7 @@ logger = logging.getLogger(__name__)
 class Origin:
     """What an SAE is measured on. run: of its own run folder, where it lies in one.
 
+    tuned: the second language model, of an SAE of two.
     own_data: whether the data are those the SAE says it was trained on (and not the user's choice, or a default).
     """
 
@@ -28,6 +38,7 @@ class Origin:
     own_data: bool
     read: tuple[str, ...] | None
     write: tuple[str, ...] | None
+    tuned: LMConfig | None = None
 
 
 def run_of(path: Path) -> RunConfig | None:
@@ -73,7 +84,31 @@ def origin_of(config: EvaluateConfig, path: str, sae: SparseAutoencoder) -> Orig
         lm = LMConfig(name=name, revision=(said["lm"] or {}).get("revision"))
     if lm is None:
         raise UserError(f"sae={path}: does not say which language model it reads; give lm=...")
-    return Origin(run, lm, data, own, read, write)
+    return Origin(run, lm, data, own, read, write, _second(config, path, said, run, lm, (*read, *write)))
+
+
+def _second(
+    config: EvaluateConfig,
+    path: str,
+    said: dict[str, Any],
+    run: RunConfig | None,
+    lm: LMConfig,
+    sites: tuple[str, ...],
+) -> LMConfig | None:
+    """Return the second language model of an SAE of two; None for an SAE of one. Raises UserError if unknown."""
+    own = config.sites.tuned
+    if all(member_of(site)[0] is None for site in sites):
+        if own != TunedConfig():
+            raise UserError(f"sites.tuned: sae={path} reads one language model; leave it out")
+        return None
+    if own != TunedConfig():
+        return own.beside(lm)
+    tuned = (run.tuned if run is not None else None) or _saved((said.get("recipe") or {}).get("tuned"), LMConfig)
+    if tuned is None and (identity := (said.get("lm") or {}).get("tuned")):
+        tuned = lm.model_copy(update={"name": identity["name"], "revision": identity.get("revision")})
+    if tuned is None:
+        raise UserError(f"sae={path}: reads two language models and does not say the second; give sites.tuned.name=...")
+    return tuned
 
 
 def _saved(value: Any, model: type[DataConfig] | type[LMConfig]) -> Any:

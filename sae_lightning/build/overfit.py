@@ -13,6 +13,7 @@ class OneBatch:
     def __init__(self, source: ActivationSource) -> None:
         self.source = source
         self.d_in, self.d_out, self.batch_size = source.d_in, source.d_out, source.batch_size
+        self.one_stream = getattr(source, "one_stream", False)
         self._batch: ActivationBatch | None = None
 
     def __iter__(self) -> Iterator[ActivationBatch]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_lightning.build.instantiate import make
-from sae_lightning.config import DataConfig, RunConfig
+from sae_lightning.config import DataConfig, LMConfig, RunConfig
 from sae_lightning.lm import FrozenLM
 from sae_lightning.tokens import TokenStore
 
@@ -14,10 +14,16 @@ _TEXT = ("kind", "source", "max_tokens", "context_length", "packing", "prepend_b
 _MASK = ("mask_first_position", "mask_norm_multiple")
 
 
-def lm_identity(lm: FrozenLM) -> dict[str, str | None]:
-    """Return the language model's identity, of a local folder its last name alone."""
-    identity = lm.identity()
-    return {**identity, "name": public_name(str(identity["name"]))}
+def lm_identity(lm: FrozenLM) -> dict[str, Any]:
+    """Return the language model's identity, of a local folder its last name alone; ``tuned``: of a second one."""
+    return _public(lm.identity())
+
+
+def _public(identity: Mapping[str, Any]) -> dict[str, Any]:
+    out = {**identity, "name": public_name(str(identity["name"]))}
+    if identity.get("tuned"):
+        out["tuned"] = _public(identity["tuned"])
+    return out
 
 
 def public_name(name: str) -> str:
@@ -34,12 +40,18 @@ def text_identity(data: DataConfig, store: TokenStore) -> str:
 
 def recipe(config: RunConfig) -> dict[str, Any]:
     """Return the settings of language model and data that work on any machine; None where they name a local path."""
-    lm = data = None
-    if config.lm is not None and not Path(config.lm.name).expanduser().exists():
-        lm = config.lm.model_dump(mode="json", exclude={"device"})
+    lm, tuned = (_portable(one) for one in (config.lm, config.tuned))
+    data = None
     if config.data.kind != "activations" and not _local(config.data.source or {"path": config.data.path}):
         data = config.data.model_dump(mode="json", include={*_TEXT, *_MASK})
-    return {"lm": lm, "data": data}
+    second = {"tuned": tuned} if config.sites.diff else {}
+    return {"lm": lm, **second, "data": data}
+
+
+def _portable(lm: LMConfig | None) -> dict[str, Any] | None:
+    if lm is None or Path(lm.name).expanduser().exists():
+        return None
+    return lm.model_dump(mode="json", exclude={"device", "device_map"})
 
 
 def _local(node: Mapping[str, Any]) -> bool:

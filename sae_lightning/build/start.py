@@ -8,6 +8,7 @@ from sae_lightning.build.subject import check_lm
 from sae_lightning.core import UserError
 from sae_lightning.sae import SparseAutoencoder, formats
 from sae_lightning.sae.fold import unfold
+from sae_lightning.sae.sharding import part_of
 
 
 def start_from(sae: SparseAutoencoder, path: str, normaliser: Normaliser, data: Data) -> None:
@@ -41,4 +42,4 @@ def start_from(sae: SparseAutoencoder, path: str, normaliser: Normaliser, data: 
         # The same function, written as this run's SAE writes it: with b_dec taken off what is read, or in b_enc.
         weights.subtract_b_dec = False
         weights.shift_input_(weights.b_dec if sae.subtract_b_dec else -weights.b_dec)
-    sae.load_state_dict(weights.state_dict())
+    sae.load_state_dict(part_of(sae, weights.state_dict()))

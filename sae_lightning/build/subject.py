@@ -63,26 +63,27 @@ def describe_sae(sae: SparseAutoencoder) -> dict[str, Any]:
 
 
 def _from_file(config: EvaluateConfig, sae: SparseAutoencoder, origin: Origin) -> tuple[Subject, dict[str, Any]]:
-    from sae_lightning.build.data import file_split
+    from sae_lightning.build.data import between, file_split
 
-    _check_no_targets(sae, "a file of activations")
     data = origin.data
+    if data.targets is None:
+        _check_no_targets(sae, "a file of activations")
     assert data.path is not None
     said = sae.metadata.get("data") or {}
     if origin.own_data or data.heldout or said.get("identity") == FileSource(data.path, 1).file.identity():
         heldout, part = file_split(data, 0)[1], "held-out rows"
-        rows = heldout.rows_between(0, min(config.tokens, -(-heldout.n // 2)))
+        rows = between(heldout, 0, min(config.tokens, -(-heldout.n // 2)))
     else:
-        heldout, part = FileSource(data.path, 1), "all rows"
-        rows = heldout.rows_between(0, config.tokens)
-    _check_width(sae, rows.shape[1], rows.shape[1], Path(data.path).name)
+        heldout, part = FileSource(data.path, 1, targets=data.targets), "all rows"
+        rows = between(heldout, 0, config.tokens)
+    _check_width(sae, rows.x.shape[1], rows.y.shape[1], Path(data.path).name)
     told = {"source": Path(data.path).name, "split": part, "rows": len(rows), "context_length": None}
     return Subject(sae, rows=rows), {"lm": None, "sites": None, "mask": None, "data": told}
 
 
 def _synthetic(config: EvaluateConfig, sae: SparseAutoencoder, origin: Origin) -> tuple[Subject, dict[str, Any]]:
     from sae_lightning.activations.synthetic import planted_model
-    from sae_lightning.build.synthetic import build_planted
+    from sae_lightning.build.synthetic import build_planted, planted_layout
 
     _check_no_targets(sae, "synthetic data")
     said = origin.data.synthetic or {}
@@ -91,20 +92,24 @@ def _synthetic(config: EvaluateConfig, sae: SparseAutoencoder, origin: Origin) -
     _check_width(sae, model.hidden_dim, model.hidden_dim, "the synthetic data")
     blocks = range(max(2, math.ceil(config.tokens / model.block_rows)))
     told = {"source": "synthetic", "split": "held-out stream", "windows": len(blocks), "synthetic": model.parameters()}
-    return Subject(sae, windows=blocks, truth=model), {"lm": None, "sites": None, "mask": None, "data": told}
+    sites = planted_layout(model).to_metadata()
+    return Subject(sae, windows=blocks, truth=model), {"lm": None, "sites": sites, "mask": None, "data": told}
 
 
 def _from_text(
     config: EvaluateConfig, sae: SparseAutoencoder, origin: Origin, path: str, device: str
 ) -> tuple[Subject, dict[str, Any]]:
-    from sae_lightning.build.text import build_lm, build_store, enough_tokens, split_windows
+    from sae_lightning.build.models import build_model
+    from sae_lightning.build.text import build_store, enough_tokens, split_windows
     from sae_lightning.tokens import WindowSample
 
     data, run = origin.data, origin.run
     assert origin.lm is not None
     assert origin.read is not None
     assert origin.write is not None
-    lm = build_lm(origin.lm.model_copy(update={"device": device}), run.stream_seed if run is not None else 0)
+    lm, tuned = (one and one.model_copy(update={"device": device}) for one in (origin.lm, origin.tuned))
+    assert lm is not None
+    lm = build_model(lm, tuned, run.stream_seed if run is not None else 0)
     for site in (*origin.read, *origin.write):
         lm.check_site(site)
     identity = lm_identity(lm)
@@ -153,31 +158,39 @@ def _from_text(
     return Subject(sae, lm=lm, harvester=harvester, windows=numbers), facts
 
 
-def check_lm(trained: dict[str, Any] | None, here: dict[str, str | None], path: str) -> None:
-    """Raise UserError unless an SAE was trained on this language model, as far as it says."""
+def check_lm(
+    trained: dict[str, Any] | None,
+    here: dict[str, Any],
+    path: str,
+    key: str = "sae",
+    remedy: str = "give lm=... with the one it was trained on, or any_lm=true to measure it all the same",
+) -> None:
+    """Raise UserError unless an SAE was trained on this language model, as far as it says. key: what names its path."""
     if not trained:
         return
-    remedy = "give lm=... with the one it was trained on, or any_lm=true to measure it all the same"
+    if trained.get("tuned") and here.get("tuned"):
+        check_lm(trained["tuned"], here["tuned"], path, key, remedy.replace("lm=", "sites.tuned.name="))
     if trained.get("sha256") and here["sha256"]:
         if trained["sha256"] != here["sha256"]:
             raise UserError(
-                f"lm={here['name']}: sae={path} was trained on {trained.get('name')}, whose weights are others "
+                f"lm={here['name']}: {key}={path} was trained on {trained.get('name')}, whose weights are others "
                 f"(SHA-256 {str(trained['sha256'])[:12]}, not {str(here['sha256'])[:12]}); {remedy}"
             )
     elif trained.get("name") and _short(str(trained["name"])) != _short(str(here["name"])):
-        raise UserError(f"lm={here['name']}: sae={path} was trained on {trained['name']}; {remedy}")
+        raise UserError(f"lm={here['name']}: {key}={path} was trained on {trained['name']}; {remedy}")
 
 
-def _differences(sae: SparseAutoencoder, here: dict[str, str | None], origin: Origin) -> list[str]:
+def _differences(sae: SparseAutoencoder, here: dict[str, Any], origin: Origin) -> list[str]:
     """Return in words where an SAE is not measured as it was trained."""
     found = []
-    lm, sites = sae.metadata.get("lm") or {}, sae.metadata.get("sites") or {}
-    if lm.get("sha256") and lm["sha256"] != here["sha256"]:
-        found.append(
-            f"trained on {lm.get('name')} (other weights, SHA-256 {str(lm['sha256'])[:12]}) than {here['name']}"
-        )
-    elif lm.get("name") and _short(str(lm["name"])) != _short(str(here["name"])):
-        found.append(f"trained on {lm['name']}, measured on {here['name']}")
+    said, sites = sae.metadata.get("lm") or {}, sae.metadata.get("sites") or {}
+    for lm, used in ((said, here), (said.get("tuned") or {}, here.get("tuned") or {})):
+        if lm.get("sha256") and lm["sha256"] != used.get("sha256"):
+            found.append(
+                f"trained on {lm.get('name')} (other weights, SHA-256 {str(lm['sha256'])[:12]}) than {used.get('name')}"
+            )
+        elif lm.get("name") and _short(str(lm["name"])) != _short(str(used.get("name"))):
+            found.append(f"trained on {lm['name']}, measured on {used.get('name')}")
     for key, used in (("read", origin.read), ("write", origin.write)):
         if sites.get(key) and list(sites[key]) != list(used or ()):
             found.append(f"trained to {key} {', '.join(sites[key])}, measured at {', '.join(used or ())}")

@@ -7,7 +7,7 @@ from typing import Any
 from sae_lightning.activations import Harvester, MaskPolicy, StreamSource, WindowSource, calibrate
 from sae_lightning.activations.cache import ActivationCache, CachedHarvester, CachedSource
 from sae_lightning.build.data import Data, Fitted
-from sae_lightning.build.device import row_ranks
+from sae_lightning.build.device import apart, row_ranks, training_device
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.kept import cached_harvesters, find_caches
 from sae_lightning.build.layout import Layout
@@ -164,7 +164,8 @@ def _source(config: RunConfig, harvester: Harvester) -> StreamSource | CachedSou
     order = EpochOrder(len(harvester.windows), seed)
     if isinstance(harvester, CachedHarvester):
         return CachedSource(harvester, order, **options)
-    return StreamSource(harvester, order, **options)
+    # A language model with a device of its own works while the SAE trains.
+    return StreamSource(harvester, order, ahead=apart(harvester.device, training_device(config)), **options)
 
 
 def _window_source(config: RunConfig, harvester: Harvester) -> WindowSource:

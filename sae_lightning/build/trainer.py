@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import Logger
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from sae_lightning.build.data import Data
+from sae_lightning.build.device import training_device
 from sae_lightning.build.heldout import HeldOut
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.lanes import optim_settings
 from sae_lightning.build.names import run_name
 from sae_lightning.config import RunConfig, config_text
+from sae_lightning.core import Ranks
 from sae_lightning.training import AtomicCheckpointIO
 from sae_lightning.training.callbacks import (
     ConfigLog,
@@ -24,6 +28,7 @@ from sae_lightning.training.callbacks import (
     ScalingLog,
     StopSignal,
 )
+from sae_lightning.training.strategy import RankStrategy
 
 
 def build_trainer(
@@ -35,24 +40,31 @@ def build_trainer(
     facts: Callable[[], dict[str, Any]],
 ) -> L.Trainer:
     """Return the trainer of a run; ``facts`` is what its metrics.json says beside the figures."""
+    ranks, device = Ranks.present(), training_device(config)
     loggers: list[Logger] = []
-    for name in lanes:
+    for name in lanes if ranks.rank == 0 else ():
         loggers += _loggers(config, run_dir / "lanes" / name if config.bank is not None else run_dir)
     return L.Trainer(
         accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
+        devices=[torch.cuda.current_device()] if device.type == "cuda" else 1,
+        strategy="auto" if ranks.alone else RankStrategy(_own(device), ranks, config.trainer.sharded),
         precision=config.trainer.precision,
         max_steps=config.total_steps,
         max_epochs=-1,
         logger=loggers or False,
         callbacks=_callbacks(config, lanes, run_dir, data, heldout, facts),
-        plugins=[AtomicCheckpointIO()],
+        # Who is who has been settled before: Lightning need not look for Slurm or torchrun.
+        plugins=[AtomicCheckpointIO(), LightningEnvironment()],
         default_root_dir=run_dir,
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=10**9,
         profiler=config.trainer.profiler,
     )
+
+
+def _own(device: torch.device) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
 
 
 def _loggers(config: RunConfig, folder: Path) -> list[Logger]:
@@ -81,9 +93,11 @@ def _callbacks(
     if config.trial is not None:
         made["pruning"] = Pruning(str(run_dir), config.trial)
     made["config_log"] = ConfigLog({name: config_text(lane) for name, lane in lanes.items()})
-    if config.progress:
+    first = Ranks.present().rank == 0  # who shows and writes what is the same for all, by a clock of its own
+    if config.progress and first:
         made["progress"] = LiveProgress()
-    made["progress_file"] = ProgressFile(str(run_dir))
+    if first:
+        made["progress_file"] = ProgressFile(str(run_dir))
     made["stop_signal"] = StopSignal()
     own = {
         name: {"normalisation": lane.normalise.model_dump(mode="json"), "seed": lane.seed}

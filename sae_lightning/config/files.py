@@ -51,6 +51,7 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         update={
             "path": absolute(config.data.path),
             "heldout": absolute(config.data.heldout),
+            "targets": absolute(config.data.targets),
             "cache_dir": config.data.cache_dir and str(Path(config.data.cache_dir).expanduser().resolve()),
             "source": config.data.source
             and {k: absolute(v) if k in ("path", "name") else v for k, v in config.data.source.items()},

@@ -71,6 +71,7 @@ class RunConfig(Section):
             raise ValueError("data.path: is needed; set data.path=... to a file")
         self._check_processes()
         self._check_objective()
+        self._check_sites()
         if reads_text and self.data.batch_size > self.data.buffer_tokens * (1 - self.data.mix):
             raise ValueError(
                 f"data.buffer_tokens={self.data.buffer_tokens}: the part that is handed out between refills, "
@@ -102,6 +103,27 @@ class RunConfig(Section):
             raise ValueError(
                 f"sae.d_sae={d_sae}: trainer.strategy=model_parallel cuts the features into trainer.devices={devices} "
                 "equal parts; choose a multiple of it"
+            )
+
+    def _check_sites(self) -> None:
+        kind, sites = self.data.kind, self.sites
+        if self.data.targets is not None and kind != "activations":
+            raise ValueError(f"data.targets={self.data.targets}: goes with data=activations; leave it out")
+        if self.data.targets is not None and self.data.heldout is not None:
+            raise ValueError(
+                f"data.heldout={self.data.heldout}: has no targets beside data.targets; leave it out, and the last "
+                "data.heldout_fraction of the rows are held out"
+            )
+        if self.data.targets is not None and self.data.targets == self.data.path:
+            raise ValueError(f"data.targets={self.data.targets}: is the file that is read; leave it out")
+        if kind in ("text", "tokens"):
+            return
+        if sites.transcodes and self.data.targets is None:
+            remedy = "give text" if kind == "synthetic" else "give data.targets=... with a row for each, or text"
+            raise ValueError(f"sites: data.kind={kind} has rows and no targets for a transcoder to write; {remedy}")
+        if sites.layers is not None or sites.diff:
+            raise ValueError(
+                f"sites: data.kind={kind} has rows of one site; a crosscoder and sites=diff read text"
             )
 
     def _check_objective(self) -> None:

@@ -21,11 +21,15 @@ class Section(BaseModel):
 
 
 class LMConfig(Section):
-    """The frozen language model; ``name`` is smollm2, tiny, a hub name or a local folder."""
+    """The frozen language model; ``name`` is smollm2, tiny, a hub name or a local folder.
+
+    device_map: spreads it over several devices in place of ``device``: auto, or a device by module path.
+    """
 
     name: str
     revision: str | None = None
     device: str = "auto"
+    device_map: str | Node | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     options: Node = {}
 
@@ -90,7 +94,8 @@ class SitesConfig(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> "SitesConfig":
-        for name, values in (("layers", self.layers), ("read", self.read), ("write", self.write)):
+        lists: dict[str, list[Any] | None] = {"layers": self.layers, "read": self.read, "write": self.write}
+        for name, values in lists.items():
             if values is None:
                 continue
             if not values:
@@ -124,6 +129,7 @@ class DataConfig(Section):
     txt_unit: str | None = None
     split: str | None = None
     heldout: str | None = None
+    targets: Annotated[str, MinLen(1)] | None = None
     dtype: Literal["uint16", "uint32"] | None = None
     separator: CountOrZero | None = None
     max_documents: Count | None = None

@@ -1,8 +1,8 @@
 """A language model with hooks that never learns."""
 
-import contextlib
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,21 +11,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_lightning.core import UserError, nearest
-from sae_lightning.lm import crossentropy
-from sae_lightning.lm.bridge import (
-    blocks_give_tuples,
-    check_device,
-    context_length,
-    hugging_face_bridge,
-    native_bridge,
-    starting_at,
-    vocabulary_rows,
-)
+from sae_lightning.lm import crossentropy, sizes
+from sae_lightning.lm.bridge import NoBridge, hugging_face_bridge, native_bridge
+from sae_lightning.lm.devices import DeviceMap, check_device, check_device_map
 from sae_lightning.lm.embedded import smollm2_folder
 from sae_lightning.lm.hub import load_pretrained
-from sae_lightning.lm.plain import plain_twin
+from sae_lightning.lm.modules import module_sites
+from sae_lightning.lm.outline import checked, outline
+from sae_lightning.lm.plain import plain_twin, with_sdpa
 from sae_lightning.lm.reader import Reader
-from sae_lightning.lm.sites import site_layer, unknown_site
+from sae_lightning.lm.run import Edit, Ran, Request
+from sae_lightning.lm.sites import unknown_site
 from sae_lightning.lm.tiny import tiny_config
 from sae_lightning.lm.weights import folder_sha256, tensors_sha256
 from sae_lightning.tokens.tokenizer import byte_tokenizer, tokenizer_hash
@@ -34,19 +30,24 @@ from sae_lightning.tokens.wheels import SMOLLM2
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 DType = Literal["bfloat16", "float32", "float16"]
-Edit = Tensor | Callable[[Tensor], Tensor]
 # Length of the window that finds out a site's shape: a prime, so that no number of heads is mistaken for positions.
 _PROBE_LENGTH = 11
+# Context of a model that nothing bounds (a recurrent one).
+_NO_BOUND = 1 << 20
 
 
 class FrozenLM:
     """A causal language model in eval mode without gradients of its own, read and edited at named sites.
 
     Not an ``nn.Module``, on purpose: as a child of a LightningModule it would enter checkpoints and follow ``train()``.
-    Logits and edits run through ``TransformerBridge`` (hook names of transformer_lens: ``blocks.9.hook_resid_post``),
-    with eager attention; reading goes past it where the plain model on the same weights gives the same (``lm.reader``).
-    So activations and an edited run differ by rounding. Windows are right-padded: causal models need no attention mask.
+    A site is a hook name of transformer_lens (``blocks.9.hook_resid_post``) or a module path: ``model.layers.9.mlp`` is
+    what that module gives out, ``model.layers.9.mlp:in`` what it takes in. Both work through ``TransformerBridge``,
+    with eager attention, and past it, where the plain model on the same weights gives the same (``lm.reader``). A model
+    that transformer_lens does not know has no bridge: module paths, and the hook names that its modules tell
+    (``lm.outline``). Windows are right-padded: causal models need no attention mask.
 
     Shapes: tokens [b, p]; activations [b, p, d] in the LM's dtype, per-head sites flattened to d = heads * d_head.
     Hooks that somebody puts on ``bridge`` belong to it alone: ``activations`` reads past them.
@@ -65,7 +66,11 @@ class FrozenLM:
         folder: Path | None = None,
         twin: nn.Module | None = None,
     ) -> None:
+        """bridge: None for a model without one. twin: the plain model, see ``lm.plain``; then all there is."""
+        model = twin if bridge is None else bridge.original_model
+        assert model is not None
         self.bridge = bridge
+        self.model: nn.Module = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
@@ -74,18 +79,15 @@ class FrozenLM:
         # A bridge's hooks are the model's: two passes at once would see each other's.
         self._one_at_a_time = threading.RLock()
         self._widths: dict[str, int] = {}
-        self._tuple_blocks: bool | None = None
-        model = bridge.original_model
-        model.eval()
-        model.requires_grad_(False)
-        weight = next(model.parameters())
-        self.device: torch.device = weight.device
-        self.dtype: torch.dtype = weight.dtype
-        self.d_model: int = int(bridge.cfg.d_model)
-        self.n_layers: int = int(bridge.cfg.n_layers)
-        self.n_ctx: int = context_length(bridge)
-        self.vocab_size: int = vocabulary_rows(bridge)
-        self._reader = Reader(bridge, twin, name=name, vocab_size=self.vocab_size)
+        self.device: torch.device = sizes.entry_device(model)
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        config = bridge.cfg if bridge is not None else None
+        self.d_model: int = int(config.d_model) if config else sizes.width(model)
+        self.n_layers: int = int(config.n_layers) if config else sizes.depth(model)
+        self.n_ctx: int = sizes.context_length(model, int(config.n_ctx) if config else _NO_BOUND)
+        self.vocab_size: int = sizes.vocabulary_rows(model, int(config.d_vocab) if config else 0)
+        self._names = {} if bridge is not None else checked(model, outline(model, self.n_layers), self._probe_tokens())
+        self._reader = Reader(bridge, twin, name=name, vocab_size=self.vocab_size, names=self._names)
         self._check_tokenizer()
         end, eos, bos = tokenizer.get_vocab().get("<|endoftext|>"), tokenizer.eos_token_id, tokenizer.bos_token_id
         self.separator_id: int | None = next((i for i in (end, eos, bos) if isinstance(i, int)), None)
@@ -103,12 +105,14 @@ class FrozenLM:
         dtype: DType = "bfloat16",
         revision: str | None = None,
         seed: int = 0,
+        device_map: DeviceMap | None = None,
         **tiny: int,
     ) -> "FrozenLM":
         """Return the embedded SmolLM2 (``smollm2``), a random one for tests (``tiny``), a local folder or a hub model.
 
         seed and the keywords d_model, n_layers, n_heads, n_ctx concern ``tiny`` only. A hub model that is cached is
-        loaded without network; revision is then the commit it is at, unless given.
+        loaded without network; revision is then the commit it is at, unless given. device_map: spreads the model over
+        several devices (``lm.devices``); it is then run without a bridge.
         """
         if dtype not in get_args(DType):
             raise UserError(
@@ -117,6 +121,8 @@ class FrozenLM:
         torch_dtype = getattr(torch, dtype)
         check_device(device)
         if name == "tiny":
+            if device_map is not None:
+                raise UserError(f"lm.device_map={device_map!r}: lm=tiny lies on one device; leave it out")
             bridge = native_bridge(tiny_config(seed, tiny), device, torch_dtype)
             return cls(bridge, byte_tokenizer(), name=name)
         if tiny:
@@ -125,17 +131,22 @@ class FrozenLM:
             source, revision = str(smollm2_folder()), SMOLLM2.version
         else:
             source = name
-        model, tokenizer, folder, commit = load_pretrained(source, revision, torch_dtype, device)
-        twin = plain_twin(model, name)  # before the bridge wraps its modules
-        bridge = hugging_face_bridge(model, name)
+        where, spread = (device, False) if device_map is None else (check_device_map(device_map), True)
+        model, tokenizer, folder, commit = load_pretrained(source, revision, torch_dtype, where, spread=spread)
+        bridge = twin = None
+        if device_map is None:
+            twin = plain_twin(model, name)  # before the bridge wraps its modules
+            bridge = _bridge(model, twin, name)
+        if bridge is None and twin is None:
+            twin = with_sdpa(model)
         return cls(bridge, tokenizer, name=name, revision=commit, folder=folder, twin=twin)
 
-    def identity(self) -> dict[str, str | None]:
+    def identity(self) -> dict[str, Any]:
         """Return what tells this LM from every other: name, revision, SHA-256 of the weights, hash of the tokenizer."""
         if self._folder is not None:
             weights = folder_sha256(self._folder)
         else:
-            weights = tensors_sha256(self.bridge.original_model.named_parameters())
+            weights = tensors_sha256(self.model.named_parameters())
         return {
             "name": self.name,
             "revision": self.revision,
@@ -145,15 +156,18 @@ class FrozenLM:
 
     def n_parameters(self) -> int:
         """Return the number of weights, tied ones once."""
-        return sum(weight.numel() for weight in self.bridge.original_model.parameters())
+        return sum(weight.numel() for weight in self.model.parameters())
 
     def n_bytes(self) -> int:
         """Return the memory the weights take."""
-        return sum(weight.numel() * weight.element_size() for weight in self.bridge.original_model.parameters())
+        return sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
 
     def sites(self) -> list[str]:
-        """Return every hook name of the model, aliases included."""
-        return list(self.bridge.hook_dict)
+        """Return every hook name of the model, aliases included, and the sites of its modules."""
+        ways = self._reader
+        hooks = self._names if self.bridge is None else self.bridge.hook_dict
+        modules = (ways.plain or ways.bridged).paths  # pyright: ignore[reportOptionalMemberAccess] - one is there
+        return [*hooks, *module_sites(modules)]
 
     def check_site(self, site: str) -> None:
         """Raise UserError unless ``site`` is a hook that fires with one vector per token."""
@@ -176,7 +190,42 @@ class FrozenLM:
         with self._one_at_a_time:
             self.windows_read += len(tokens)
             read = self._reader.read(tokens.to(self.device), sites)
-            return {site: value.flatten(2) for site, value in read.items()}
+            return {site: value.flatten(2).to(self.device) for site, value in read.items()}
+
+    def run(
+        self,
+        tokens: Int[Tensor, "b p"],
+        edits: Mapping[str, Edit] | None = None,
+        *,
+        keep: Bool[Tensor, "b p"] | None = None,
+        start: tuple[str, Tensor] | None = None,
+        sites: Sequence[str] = (),
+        grad: bool = False,
+    ) -> Ran:
+        """Run with the activation of some sites replaced; return next-token logits and what other sites then show.
+
+        edits: site -> replacement [b, p, d], or a function of the clean activation [b, p, d].
+        keep:  where False, the clean activation stays (masked tokens).
+        start: (residual site, its clean activation): blocks up to there are skipped, which changes no bit.
+        sites: whose activations the run returns, after edits.
+        grad:  let gradients pass from logits and activations to the replacements.
+        Runs that write the same sites, start at the same one and return the same ones take the same way: what is
+        written is all that tells them apart.
+        """
+        edits = {} if edits is None else edits
+        for site in (*edits, *sites):
+            self.check_site(site)
+        self._check_windows(tokens)
+        if start is not None:
+            start = start[0], start[1].to(device=self.device, dtype=next(self.model.parameters()).dtype)
+            if not self._reader.starts(start[0]):
+                raise ValueError(f"start={start[0]!r}: only a residual site blocks.L.hook_resid_post can be started at")
+        with self._one_at_a_time:
+            ran = self._reader.run(
+                tokens.to(self.device), Request(edits, keep, start, tuple(dict.fromkeys(sites)), grad)
+            )
+            self.windows_read += len(tokens)
+        return Ran(ran.logits, {site: value.to(self.device) for site, value in ran.seen.items()})
 
     def logits(
         self,
@@ -187,29 +236,8 @@ class FrozenLM:
         start: tuple[str, Tensor] | None = None,
         grad: bool = False,
     ) -> Float[Tensor, "b p vocab"]:
-        """Return next-token logits with the activation of some sites replaced.
-
-        edits: site -> replacement [b, p, d], or a function of the clean activation [b, p, d].
-        keep:  where False, the clean activation stays (masked tokens).
-        start: (residual site, its clean activation): blocks up to there are skipped, which changes no bit.
-        grad:  let gradients pass from the logits to the replacements.
-        """
-        edits = {} if edits is None else edits
-        for site in edits:
-            self.check_site(site)
-        self._check_windows(tokens)
-        ran: set[str] = set()
-        hooks = [(site, self._edit_hook(site, edit, keep, ran)) for site, edit in edits.items()]
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._one_at_a_time)
-            stack.enter_context(torch.enable_grad() if grad else torch.no_grad())
-            if start is not None:
-                stack.enter_context(self._starting_at(*start))
-            out = self.bridge.run_with_hooks(tokens.to(self.device), fwd_hooks=hooks, use_cache=False)
-            self.windows_read += len(tokens)
-        if missed := [site for site in edits if site not in ran]:
-            raise ValueError(f"edits at {missed} never ran: they lie below start={start[0] if start else None}")
-        return out
+        """Return the next-token logits of a ``run``."""
+        return self.run(tokens, edits, keep=keep, start=start, grad=grad).logits
 
     @staticmethod
     def loss(
@@ -225,38 +253,17 @@ class FrozenLM:
                 f"{self.n_ctx} positions; lower data.context_length"
             )
 
-    def _edit_hook(self, site: str, edit: Edit, keep: Tensor | None, ran: set[str]) -> Callable[..., Tensor]:
-        def replace(value: Tensor, hook: Any) -> Tensor:
-            ran.add(site)
-            clean = value.flatten(2)
-            new = edit(clean) if callable(edit) else edit
-            if new.shape != clean.shape:
-                raise ValueError(f"edit at {site}: shape {tuple(new.shape)}, must be {tuple(clean.shape)}")
-            new = new.to(clean)
-            if keep is not None:
-                new = torch.where(keep.to(clean.device)[..., None], new, clean)
-            return new.view(value.shape)
-
-        return replace
-
-    def _starting_at(self, site: str, clean: Tensor) -> contextlib.AbstractContextManager[None]:
-        layer = site_layer(site)
-        if layer is None or not site.endswith((".hook_resid_post", f"blocks.{layer}.hook_out")):
-            raise ValueError(f"start={site!r}: only a residual site blocks.L.hook_resid_post can be started at")
-        clean = clean.to(device=self.device, dtype=self.dtype)
-        if self._tuple_blocks is None:
-            self._tuple_blocks = blocks_give_tuples(self.bridge, self._probe_tokens())
-        return starting_at(self.bridge, layer, clean, self._tuple_blocks)
-
     def _probe(self, site: str) -> int:
         try:
-            read = self._reader.through_bridge(self._probe_tokens(), [site])
+            read = self._reader.look(self._probe_tokens(), site)
         except ValueError as error:  # the bridge's refusal of hooks behind a flag
             raise UserError(
                 f"site {site!r}: the bridge does not run this hook ({error}); choose another site"
             ) from error
+        except TypeError as error:  # what hooks on modules find
+            raise UserError(f"site {site!r}: {error}, not one vector per token; choose another site") from error
         if site not in read:
-            raise UserError(f"site {site!r}: the hook exists but never runs in this model; choose another site")
+            raise UserError(f"site {site!r}: it exists but never runs in this model; choose another site")
         value = read[site]
         if value.ndim not in (3, 4) or value.shape[:2] != (1, _PROBE_LENGTH) or not value.is_floating_point():
             raise UserError(
@@ -279,3 +286,17 @@ class FrozenLM:
 
     def __repr__(self) -> str:
         return f"FrozenLM({self.name!r}, d_model={self.d_model}, n_layers={self.n_layers}, dtype={self.dtype})"
+
+
+def _bridge(model: nn.Module, twin: nn.Module | None, name: str) -> Any:
+    """Return the bridge of a Hugging Face model, None where there is none but the plain ``twin`` will do."""
+    try:
+        return hugging_face_bridge(model, name)
+    except NoBridge as error:
+        kind = type(model).__name__
+        if twin is None:  # what is left of the model is half wrapped
+            raise UserError(
+                f"lm.name={name!r}: transformer_lens has no bridge for a {kind} ({error}); choose another LM"
+            ) from error
+        logger.info("lm %s: transformer_lens has no bridge for a %s; its sites are module paths", name, kind)
+        return None

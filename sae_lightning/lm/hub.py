@@ -20,16 +20,17 @@ _TIMEOUT_SECONDS = 5.0
 
 
 def load_pretrained(
-    name: str, revision: str | None, dtype: torch.dtype, device: str
+    name: str, revision: str | None, dtype: torch.dtype, device: str | dict[str, Any], *, spread: bool = False
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, Path, str | None]":
     """Return (model, tokenizer, folder of the weights, revision) for a local folder or a hub name.
 
     A hub name that is in the local cache is loaded from there without asking the network; the revision returned is
     the commit. Attention is eager: the hooks need it, and it is exact whoever else loads the weights.
+    spread: ``device`` is a device map.
     """
     quiet_libraries()
     folder, commit = model_folder(name, revision)
-    return *_from_folder(folder, name, dtype, device), folder, commit
+    return *_from_folder(folder, name, dtype, device, spread), folder, commit
 
 
 def model_folder(name: str, revision: str | None) -> tuple[Path, str | None]:
@@ -64,14 +65,18 @@ def _check_folder(folder: Path) -> None:
 
 
 def _from_folder(
-    folder: Path, name: str, dtype: torch.dtype, device: str
+    folder: Path, name: str, dtype: torch.dtype, device: str | dict[str, Any], spread: bool
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     from transformers import AutoModelForCausalLM
 
     tokenizer = read_tokenizer(folder, name)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="eager", local_files_only=True
+            folder,
+            dtype=dtype,
+            attn_implementation="eager",
+            local_files_only=True,
+            **({"device_map": device} if spread else {}),
         )
     except torch.OutOfMemoryError:
         raise
@@ -79,6 +84,8 @@ def _from_folder(
         raise UserError(
             f"lm.name={name!r}: its weights can't be loaded ({error}); fetch or convert them again"
         ) from error
+    if spread:
+        return model, tokenizer
     return model.to(device), tokenizer  # pyright: ignore[reportArgumentType] - its decorator loses self
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from sae_lightning.core import UserError
-from sae_lightning.lm.bridge import check_device
 from sae_lightning.lm.card import LMCard, card_path, read_card, write_card
+from sae_lightning.lm.devices import DeviceMap, check_device, check_device_map
 from sae_lightning.lm.embedded import smollm2_folder
 from sae_lightning.lm.frozen_lm import DType, FrozenLM
 from sae_lightning.lm.hub import model_folder, read_tokenizer
+from sae_lightning.lm.outline import Names
 from sae_lightning.lm.reader import Reader
 
 if TYPE_CHECKING:
@@ -37,10 +39,20 @@ class LazyLM(FrozenLM):
         dtype: DType = "bfloat16",
         revision: str | None = None,
         seed: int = 0,
+        device_map: DeviceMap | None = None,
         **tiny: int,
     ) -> None:
         check_device(device)
-        self._arguments: dict[str, Any] = {"device": device, "dtype": dtype, "revision": revision, "seed": seed, **tiny}
+        if device_map is not None:
+            device_map = check_device_map(device_map)
+        self._arguments: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "revision": revision,
+            "seed": seed,
+            "device_map": device_map,
+            **tiny,
+        }
         self._model: FrozenLM | None = None
         self._loading = threading.Lock()
         self.name = name
@@ -58,7 +70,8 @@ class LazyLM(FrozenLM):
             card = self._make_card()
         self._card = card
         self.revision = card.revision
-        self.device = torch.device(device)
+        # Where a spread model takes its tokens in is known when it is loaded.
+        self.device = torch.device(device) if device_map is None else self._load().device
         self.dtype = getattr(torch, dtype)
         self.d_model, self.n_layers, self.n_ctx = card.d_model, card.n_layers, card.n_ctx
         self.vocab_size = card.vocab_size
@@ -66,7 +79,6 @@ class LazyLM(FrozenLM):
         self.windows_read = 0
         self._one_at_a_time = threading.RLock()
         self._widths = dict(card.widths)
-        self._tuple_blocks = None
 
     @property
     def loaded(self) -> bool:
@@ -76,6 +88,14 @@ class LazyLM(FrozenLM):
     @property
     def bridge(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self._load().bridge
+
+    @property
+    def model(self) -> nn.Module:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._load().model
+
+    @property
+    def _names(self) -> Names:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self._load()._names
 
     @property
     def _reader(self) -> Reader:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -91,7 +111,7 @@ class LazyLM(FrozenLM):
             self._tokenizer = read_tokenizer(self._source, self.name)
         return self._tokenizer
 
-    def identity(self) -> dict[str, str | None]:
+    def identity(self) -> dict[str, Any]:
         card = self._card
         return {
             "name": card.name,

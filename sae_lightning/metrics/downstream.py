@@ -21,12 +21,14 @@ class DownstreamLoss(SumMetric):
     - ``ce_recovered_a = (CE_a - CE_spliced) / (CE_a - CE_clean)`` for a in zero, mean
     - ``kl = KL_spliced`` and ``kl_recovered_a = (KL_a - KL_spliced) / KL_a``
 
-    An ablation that costs nothing leaves its recovered share NaN.
+    An ablation that costs nothing leaves its recovered share NaN. of: which of several models it is about; its values
+    are then called ``delta_ce/OF`` and so on.
     """
 
     _fields = ("n", "ce_clean", "ce", "divergence")
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(self, device: torch.device | str = "cpu", of: str | None = None) -> None:
+        self.of = of
         self.n = torch.zeros((), dtype=torch.int64, device=device)
         self.ce_clean = torch.zeros((), dtype=torch.float64, device=device)
         self.ce, self.divergence = (torch.zeros(len(RUNS), dtype=torch.float64, device=device) for _ in range(2))
@@ -58,4 +60,4 @@ class DownstreamLoss(SumMetric):
             values[f"ce_{run}"] = ce[run]
             values[f"ce_recovered_{run}"] = ratio(ce[run] - ce["spliced"], ce[run] - clean)
             values[f"kl_recovered_{run}"] = ratio(kl[run] - kl["spliced"], kl[run])
-        return values
+        return values if self.of is None else {f"{name}/{self.of}": value for name, value in values.items()}

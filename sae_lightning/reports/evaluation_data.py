@@ -10,6 +10,8 @@ from sae_lightning.studies.meaning import better
 # The order in which studies are shown; what is not named here comes after, by name.
 STUDIES = (
     "reconstruction",
+    "sites",
+    "latent_scaling",
     "sparsity",
     "downstream",
     "probe",

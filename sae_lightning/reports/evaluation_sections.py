@@ -11,6 +11,10 @@ from sae_lightning.studies.meaning import meaning
 
 ABOUT = {
     "reconstruction": "How well held-out activations are reconstructed.",
+    "sites": "Of each site that is written: how well it is reconstructed, and how features' decoder norm is shared out "
+    "among the sites (of two models, among the models).",
+    "latent_scaling": "Whether features of one model's decoder alone are there in the other model as well: what its "
+    "error, and its reconstruction, hold of them (Minder et al. 2025).",
     "sparsity": "How many features are active, and how often each is.",
     "downstream": "What the language model loses with the reconstruction in the activation's place; masked positions "
     "keep the clean activation.",
@@ -136,6 +140,24 @@ def _density(result: dict[str, Any], name: str, i: int) -> str:
     return histogram(lows, highs, counts, found["caption"], i)
 
 
+def _shares(result: dict[str, Any], name: str, i: int) -> str:
+    """Draw the histogram of the decoder norm's shares: one of two parts, each of several."""
+    found = result.get("tables", {}).get("share_histogram")
+    if not found or not found["rows"]:
+        return ""
+    lows, highs, *parts = zip(*found["rows"], strict=True)
+    parts_named = zip(found["columns"][2:], parts, strict=True)
+    return "".join(histogram(lows, highs, n, f"{part}: {found['caption']}", i) for part, n in parts_named)
+
+
+def _scaled(result: dict[str, Any], name: str, i: int) -> str:
+    found = result.get("tables", {}).get("nu_histogram")
+    if not found or not found["rows"]:
+        return ""
+    lows, highs, counts = zip(*found["rows"], strict=True)
+    return histogram(lows, highs, counts, found["caption"], i)
+
+
 def _probes(result: dict[str, Any], name: str, i: int) -> str:
     """Draw each task's probes between floor and ceiling: ``KIND_probe_METRIC/TASK[/kK]``."""
     groups: dict[tuple[str, str], list[tuple[int, Mark]]] = {}
@@ -163,5 +185,11 @@ _LADDER = (
     ("dense_probe_", "ceiling: activations"),
 )
 _PROBED = {"loss": "cross-entropy, nats (chance 0.693, lower is better)", "accuracy": "accuracy (chance 0.5)"}
-PICTURES: dict[str, Draw] = {"downstream": _losses, "sparsity": _density, "probe": _probes}
-_DRAWN = {"density_histogram"}
+PICTURES: dict[str, Draw] = {
+    "downstream": _losses,
+    "latent_scaling": _scaled,
+    "probe": _probes,
+    "sites": _shares,
+    "sparsity": _density,
+}
+_DRAWN = {"density_histogram", "nu_histogram", "share_histogram"}

@@ -5,7 +5,7 @@ Features stay sparse end to end where the architecture is; nothing here knows lo
 
 from sae_lightning.sae.base import SparseAutoencoder
 from sae_lightning.sae.batch_topk import BatchTopKSAE
-from sae_lightning.sae.fold import fold
+from sae_lightning.sae.fold import fold, unfold
 from sae_lightning.sae.forms import InitDefaults
 from sae_lightning.sae.gated import GatedSAE
 from sae_lightning.sae.geometry import decoder_norms, geometric_median, remove_parallel_gradient, renormalise
@@ -46,4 +46,5 @@ __all__ = [
     "renormalise",
     "sae_class",
     "save_sae",
+    "unfold",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sae_lightning.core import UserError
 from sae_lightning.sae.forms import Encoded, InitDefaults, Rows
-from sae_lightning.sae.kernels import Above, BatchTopK, Selector
+from sae_lightning.sae.kernels import Above, BatchTopK, GlobalBatchTopK, Selector
 from sae_lightning.sae.order_statistic import threshold_for
 from sae_lightning.sae.selective import SelectiveAutoencoder
 
@@ -49,6 +49,7 @@ class BatchTopKSAE(SelectiveAutoencoder):
         unit_norm_decoder: bool | None = None,
         skip: bool = False,
         layer_norm: bool = False,
+        site_widths: tuple[PositiveInt, ...] | None = None,
     ) -> None:
         super().__init__(
             d_in,
@@ -62,6 +63,7 @@ class BatchTopKSAE(SelectiveAutoencoder):
             unit_norm_decoder=unit_norm_decoder,
             skip=skip,
             layer_norm=layer_norm,
+            site_widths=site_widths,
         )
         if not 0 < threshold_rate <= 1:
             raise UserError(f"threshold_rate={threshold_rate}: must lie above 0 and at most at 1")
@@ -71,8 +73,15 @@ class BatchTopKSAE(SelectiveAutoencoder):
 
     def selector(self, n: int, k: int | None = None) -> Selector:
         if k is None and not self.training:
-            return Above(self.threshold, self.d_sae)
-        return BatchTopK(min(self.k_effective if k is None else k, self.d_sae) * n, self.d_sae)
+            return Above(self.threshold, self.width)
+        k = min(self.k_effective if k is None else k, self.d_sae)
+        ranks = self.execution.ranks
+        if ranks.alone:
+            return BatchTopK(k * n, self.width)
+        if self.execution.sharded:
+            return GlobalBatchTopK(k * n, self.width, ranks, first=self.first, d_whole=self.d_sae)
+        rows = ranks.stack(torch.tensor(n, device=self.b_enc.device)).tolist()
+        return GlobalBatchTopK(k * sum(rows), self.d_sae, ranks, first_row=sum(rows[: ranks.rank]))
 
     def _encode(self, rows: Rows) -> Encoded:
         encoded = super()._encode(rows)
@@ -82,9 +91,9 @@ class BatchTopKSAE(SelectiveAutoencoder):
 
     @torch.no_grad()
     def _follow(self, values: Float[Tensor, "nnz"]) -> None:
-        """Move the threshold towards the smallest positive activation, without waiting for the device."""
+        """Move the threshold towards the smallest positive activation of all ranks, without waiting for the device."""
         positive = torch.where(values > 0, values.double(), torch.inf)
-        smallest = torch.cat([positive, positive.new_full((1,), torch.inf)]).min()
+        smallest = self.execution.ranks.least(torch.cat([positive, positive.new_full((1,), torch.inf)]).min())
         seen = smallest.isfinite()
         moved = self.threshold + self.threshold_rate * (smallest - self.threshold)
         self.threshold.copy_(torch.where(seen, torch.where(self.threshold_set, moved, smallest), self.threshold))
@@ -103,7 +112,7 @@ class BatchTopKSAE(SelectiveAutoencoder):
         if not 0 < target <= self.d_sae:
             raise UserError(f"target_l0={target}: must lie above 0 and at most at d_sae={self.d_sae}")
         kept = list(batches) if iter(batches) is batches else batches
-        value = threshold_for(lambda: (self._blocks(x) for x in kept), target)
+        value = threshold_for(lambda: (self._blocks(x) for x in kept), target, self.execution.feature_ranks)
         self.threshold.fill_(value)
         self.threshold_set.fill_(True)
         return value

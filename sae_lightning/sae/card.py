@@ -55,10 +55,16 @@ def model_card(
 
 
 def _opening(sae: SparseAutoencoder, lm: Mapping[str, Any], sites: Mapping[str, Any]) -> str:
-    kind = "transcoder" if sites.get("read") != sites.get("write") else "sparse autoencoder"
     where = f" of {_text(lm['name'])}" if lm.get("name") else ""
-    read = " and ".join(f"`{_text(site)}`" for site in sites.get("read") or ())
-    return f"A {kind} ({_text(sae.name)}, {sae.d_sae:,} features) on {read or 'activations'}{where}."
+    if (second := (lm.get("tuned") or {}).get("name")) is not None:
+        where += f" (base) and {_text(second)} (tuned)"
+    read, write = (" and ".join(f"`{_text(site)}`" for site in sites.get(side) or ()) for side in ("read", "write"))
+    what = read or "activations"
+    if sites.get("read") != sites.get("write"):
+        kind, what = "transcoder", f"{what} to {write}"
+    else:
+        kind = "crosscoder" if len(sites.get("write") or ()) > 1 else "sparse autoencoder"
+    return f"A {kind} ({_text(sae.name)}, {sae.d_sae:,} features) on {what}{where}."
 
 
 def _facts(
@@ -69,7 +75,7 @@ def _facts(
     license: str | None,
 ) -> list[tuple[str, str]]:
     training, data = metadata.get("training") or {}, metadata.get("data") or {}
-    source = metadata.get("source") or {}
+    source, second = metadata.get("source") or {}, lm.get("tuned") or {}
     rows = {
         "architecture": sae.name,
         "widths": f"d_in {sae.d_in:,}, d_sae {sae.d_sae:,}, d_out {sae.d_out:,}",
@@ -77,8 +83,12 @@ def _facts(
         "language model": lm.get("name"),
         "its revision": lm.get("revision"),
         "SHA-256 of its weights": lm.get("sha256"),
+        "second language model": second.get("name"),
+        "the second's revision": second.get("revision"),
+        "SHA-256 of the second's weights": second.get("sha256"),
         "reads": ", ".join(sites.get("read") or ()),
         "writes": ", ".join(sites.get("write") or ()),
+        "widths of its sites": ", ".join(map(str, sites.get("widths_out") or ())) if sae.n_sites > 1 else None,
         "context length": data.get("context_length"),
         "training tokens": f"{training['tokens']:,}" if isinstance(training.get("tokens"), int) else None,
         "came from": " ".join(str(source[key]) for key in ("format", "version") if source.get(key)),

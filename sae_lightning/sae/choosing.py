@@ -41,14 +41,14 @@ class ChoosingAutoencoder(SparseAutoencoder):
             centred, W_enc, b_enc = rows.centred, self.W_enc, self.b_enc
             for first, z in pre_act_blocks(centred, W_enc, b_enc, norms, self.execution, dtype, looking.multiple):
                 looking.add(z, first)
-                pre_acts = z if z.shape[1] == self.d_sae else None
+                pre_acts = z if z.shape[1] == self.width else None
         chosen = looking.chosen()
         if narrow:
             chosen = selector.among(chosen._replace(scores=self._exact(rows, chosen, norms)))
-        pattern = pattern_of(chosen.indices, chosen.offsets, self.d_sae)
+        pattern = pattern_of(chosen.indices, chosen.offsets, self.width)
         return self._selected(rows, pattern, chosen.scores), pattern, pre_acts
 
     def _exact(self, rows: Rows, chosen: Chosen, norms: Tensor | None) -> Float[Tensor, "nnz"]:
-        pattern = pattern_of(chosen.indices, chosen.offsets, self.d_sae)
+        pattern = pattern_of(chosen.indices, chosen.offsets, self.width)
         z = pair_pre_acts(rows.centred.detach(), self.W_enc.detach(), self.b_enc.detach(), pattern)
         return z if norms is None else z * norms[chosen.indices]

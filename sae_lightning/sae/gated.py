@@ -36,6 +36,7 @@ class GatedSAE(SparseAutoencoder):
         unit_norm_decoder: bool | None = None,
         skip: bool = False,
         layer_norm: bool = False,
+        site_widths: tuple[PositiveInt, ...] | None = None,
     ) -> None:
         super().__init__(
             d_in,
@@ -46,6 +47,7 @@ class GatedSAE(SparseAutoencoder):
             unit_norm_decoder=unit_norm_decoder,
             skip=skip,
             layer_norm=layer_norm,
+            site_widths=site_widths,
         )
         self.r_mag = nn.Parameter(torch.zeros(d_sae))
         self.b_mag = nn.Parameter(torch.zeros(d_sae))

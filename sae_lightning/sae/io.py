@@ -17,6 +17,7 @@ from sae_lightning.sae.base import SparseAutoencoder
 from sae_lightning.sae.metadata import check_metadata
 from sae_lightning.sae.registry import sae_class
 from sae_lightning.sae.sample import check, measure, pack, unpack
+from sae_lightning.sae.sharding import is_cut, write_whole
 
 CONFIG, WEIGHTS = "config.json", "sae.safetensors"
 FORMAT, VERSION = "sae_lightning", 1
@@ -34,28 +35,32 @@ def save_sae(
     and ``load_sae`` measures again (see ``sae.sample``). None stores the one that ``sae`` was loaded with, if any.
 
     Weights are stored as float32, thresholds as float64. Each file is whole or absent; the config carries the SHA-256
-    of the weights, so that a config beside weights of another save is noticed. Raises UserError for metadata
-    of another form (see ``sae.metadata``) and where the folder can't be written.
+    of the weights, so that a config beside weights of another save is noticed. Of an SAE that several processes share
+    (``sae.sharding``) all of them call this, and the first writes what they send it, piece by piece. Raises UserError
+    for metadata of another form (see ``sae.metadata``) and where the folder can't be written.
     """
     folder = Path(folder)
     metadata = dict(sae.metadata if metadata is None else metadata)
     # What JSON has no word for is refused before anything is written.
     json.dumps(metadata, allow_nan=False)
     check_metadata(metadata, f"SAE folder {folder}", "set it to such a value")
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in sae.state_dict().items():
-        if tensor.is_floating_point():
-            tensor = tensor.to(torch.float64 if name in sae.keep_dtype else torch.float32)
-        tensors[name] = tensor.detach().cpu().contiguous()
     rows = sae.sample if sample is None else sample
-    recorded = None
+    packed, recorded = {}, None
     if rows is not None:
         x, y = (rows, rows) if isinstance(rows, Tensor) else rows
-        tensors |= pack(x, None if y is x else y)
+        packed = pack(x, None if y is x else y)
         recorded = {"rows": len(x), **measure(sae, x, y)}
+    ranks = sae.execution.feature_ranks
     try:
+        if ranks.rank > 0:
+            write_whole(None, sae, packed, _stored_dtypes(sae))
+            ranks.wait()
+            return folder
         with atomic_path(folder / WEIGHTS) as temporary:
-            save_file(tensors, str(temporary))
+            if is_cut(sae):
+                write_whole(temporary, sae, packed, _stored_dtypes(sae))
+            else:
+                save_file(_stored(sae) | packed, str(temporary))
         config = {
             "format": FORMAT,
             "version": VERSION,
@@ -67,11 +72,22 @@ def save_sae(
             "metadata": metadata,
         }
         write_json(folder / CONFIG, config)
+        ranks.wait()
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"SAE folder {folder}: can't be written ({error}); free space or choose another folder"
         ) from error
     return folder
+
+
+def _stored_dtypes(sae: SparseAutoencoder) -> dict[str, torch.dtype]:
+    wide = {name: torch.float64 if name in sae.keep_dtype else torch.float32 for name in sae.state_dict()}
+    return {n: wide[n] if tensor.is_floating_point() else tensor.dtype for n, tensor in sae.state_dict().items()}
+
+
+def _stored(sae: SparseAutoencoder) -> dict[str, Tensor]:
+    dtypes = _stored_dtypes(sae)
+    return {n: tensor.detach().to(dtypes[n]).cpu().contiguous() for n, tensor in sae.state_dict().items()}
 
 
 def load_sae(path: str | Path, device: str | torch.device = "cpu") -> SparseAutoencoder:

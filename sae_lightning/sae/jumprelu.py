@@ -45,6 +45,7 @@ class JumpReLUSAE(ThresholdedAutoencoder):
         unit_norm_decoder: bool | None = None,
         skip: bool = False,
         layer_norm: bool = False,
+        site_widths: tuple[PositiveInt, ...] | None = None,
     ) -> None:
         super().__init__(
             d_in,
@@ -55,11 +56,13 @@ class JumpReLUSAE(ThresholdedAutoencoder):
             unit_norm_decoder=unit_norm_decoder,
             skip=skip,
             layer_norm=layer_norm,
+            site_widths=site_widths,
         )
         if not (theta_init > 0 and bandwidth > 0):
             raise UserError(f"theta_init={theta_init}, bandwidth={bandwidth}: both must be positive")
         self.theta_init, self.bandwidth = theta_init, bandwidth
-        self.log_theta = nn.Parameter(torch.full((d_sae,), theta_init).log())
+        self.log_theta = nn.Parameter(torch.empty(d_sae))
+        self.start_thresholds_()
 
     @property
     def theta(self) -> Float[Tensor, "d_sae"]:
@@ -77,7 +80,7 @@ class JumpReLUSAE(ThresholdedAutoencoder):
             assert out.pre_acts is not None
             return self.step(out.pre_acts).sum()
         z = _at_least_float32(pair_pre_acts_of(out))
-        theta = gather_features(self.theta, pattern_of(out.features.indices, out.features.offsets, self.d_sae))
+        theta = gather_features(self.theta, pattern_of(out.features.indices, out.features.offsets, self.width))
         return _Step.apply(z, theta.to(z.dtype), self.bandwidth).sum()
 
     def bars(self) -> Float[Tensor, "d_sae"]:
@@ -94,6 +97,10 @@ class JumpReLUSAE(ThresholdedAutoencoder):
 
     def _pre_acts(self, rows: Rows) -> Float[Tensor, "n d_sae"]:
         return _at_least_float32(super()._pre_acts(rows))
+
+    @torch.no_grad()
+    def start_thresholds_(self) -> None:
+        self.log_theta.fill_(self.theta_init).log_()
 
     def _scale_thresholds_(self, factor: Tensor) -> None:
         self.log_theta.copy_(self.log_theta.double() + factor.log())

@@ -44,6 +44,7 @@ class MatryoshkaSAE(BatchTopKSAE):
         unit_norm_decoder: bool | None = None,
         skip: bool = False,
         layer_norm: bool = False,
+        site_widths: tuple[PositiveInt, ...] | None = None,
     ) -> None:
         super().__init__(
             d_in,
@@ -58,6 +59,7 @@ class MatryoshkaSAE(BatchTopKSAE):
             unit_norm_decoder=unit_norm_decoder,
             skip=skip,
             layer_norm=layer_norm,
+            site_widths=site_widths,
         )
         self.groups = tuple(groups)
         sizes = [int(share * d_sae + 0.5) for share in self.groups]
@@ -79,16 +81,16 @@ class MatryoshkaSAE(BatchTopKSAE):
         assert features.indices is not None, "batch top-k features are sparse"
         n, n_groups = features.n_rows, len(self.prefix_sizes)
         ends = torch.tensor(self.prefix_sizes, device=features.indices.device)
-        place = torch.bucketize(features.indices, ends, right=True) * n + features.rows
+        place = torch.bucketize(features.indices + self.first, ends, right=True) * n + features.rows
         ordered, order = place.sort(stable=True)
         offsets = torch.searchsorted(ordered, torch.arange(n_groups * n + 1, device=ordered.device))
-        pattern = pattern_of(features.indices[order], offsets, self.d_sae)
+        pattern = pattern_of(features.indices[order], offsets, self.width)
         values = features.values[order]
         if self.rescale_acts_by_decoder_norm:
             values = values / gather_features(self.decoder_norms(), pattern)
         parts = sparse_decode(values, pattern, self.W_dec, self.execution.memory).view(n_groups, n, self.d_out)
-        y_hat = parts.cumsum(0) + self.b_dec
+        y_hat = self.over_shards(parts).cumsum(0) + self.b_dec
         if self.W_skip is not None:
             assert x is not None, "the skip path reads x"
-            y_hat = y_hat + self._rows(x).centred @ self.W_skip
+            y_hat = y_hat + self._skipped(self._rows(x))
         return self._undo(y_hat, features)

@@ -7,13 +7,17 @@ from sae_lightning.core import UserError
 
 _OBJECTS = ("lm", "data", "mask", "recipe", "training", "normalisation", "source")
 _SITES = 'null or {"read": [names], "write": [names]}'
+#: What may be said of each site, and which sites there must be as many of.
+_PER_SITE = {"widths": "read", "widths_out": "write", "scale_out": "write"}
 
 
 def check_metadata(metadata: Mapping[str, Any], where: object, remedy: str = "export the SAE again") -> None:
     """Raise UserError unless ``metadata`` has the form that this package writes. Keys it does not know are let pass.
 
-    sites: null, or names of the sites to read and to write. lm, data, mask, recipe, training, normalisation, source:
-    null or objects; in ``training``, so are heldout, intervals ([low, high] each) and measured_on (a number each).
+    sites: null, or names of the sites to read and to write, with a number each in widths (of those read), widths_out
+    and scale_out (of those written: what training multiplied them by) where these are given. lm, data, mask, recipe,
+    training, normalisation, source: null or objects; in ``lm``, so is tuned, and in ``training``, so are heldout,
+    intervals ([low, high] each) and measured_on (a number each).
     """
 
     def need(right: bool, name: str, value: Any, rule: str) -> None:
@@ -22,6 +26,10 @@ def check_metadata(metadata: Mapping[str, Any], where: object, remedy: str = "ex
 
     sites = metadata.get("sites")
     need(sites is None or (isinstance(sites, Mapping) and _are_sites(sites)), "sites", sites, _SITES)
+    for key, side in _PER_SITE.items():
+        value = (sites or {}).get(key)
+        rule = f"null or a number above 0 for each site in {side}"
+        need(value is None or _are_positive(value, len(sites[side])), f"sites.{key}", value, rule)  # type: ignore[index]
     for key in _OBJECTS:
         need(isinstance(metadata.get(key), Mapping | None), key, metadata.get(key), "null or an object")
     training = metadata.get("training") or {}
@@ -35,13 +43,18 @@ def check_metadata(metadata: Mapping[str, Any], where: object, remedy: str = "ex
     for key in ("norm_multiple", "median_norm"):
         value = (metadata.get("mask") or {}).get(key)
         need(value is None or _is_number(value), f"mask.{key}", value, "null or a number")
-    name = (metadata.get("lm") or {}).get("name")
-    need(isinstance(name, str | None), "lm.name", name, "null or a name")
+    lm = metadata.get("lm") or {}
+    need(isinstance(lm.get("name"), str | None), "lm.name", lm.get("name"), "null or a name")
+    need(isinstance(lm.get("tuned"), Mapping | None), "lm.tuned", lm.get("tuned"), "null or an object")
 
 
 def _are_sites(sites: Mapping[str, Any]) -> bool:
     names = [sites.get(side) for side in ("read", "write")]
     return all(isinstance(some, list | tuple) and all(isinstance(name, str) for name in some) for some in names)
+
+
+def _are_positive(values: Any, n: int) -> bool:
+    return isinstance(values, list | tuple) and len(values) == n and all(_is_number(v) and v > 0 for v in values)
 
 
 def _is_number(value: Any) -> bool:

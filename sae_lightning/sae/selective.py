@@ -62,5 +62,5 @@ class SelectiveAutoencoder(ChoosingAutoencoder):
 
     def _keep(self, rows: Rows, selector: Selector, pre_acts: Tensor | None = None) -> Encoded:
         z, pattern, pre_acts = self._choose(rows, selector, pre_acts)
-        features = Features(self.activate(z), pattern.indices, pattern.offsets, self.d_sae, rows.mean, rows.std)
+        features = Features(self.activate(z), pattern.indices, pattern.offsets, self.width, rows.mean, rows.std)
         return Encoded(features, pre_acts, z)

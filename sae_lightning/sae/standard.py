@@ -39,6 +39,7 @@ class StandardSAE(ThresholdedAutoencoder):
         unit_norm_decoder: bool | None = None,
         skip: bool = False,
         layer_norm: bool = False,
+        site_widths: tuple[PositiveInt, ...] | None = None,
     ) -> None:
         super().__init__(
             d_in,
@@ -49,6 +50,7 @@ class StandardSAE(ThresholdedAutoencoder):
             unit_norm_decoder=unit_norm_decoder,
             skip=skip,
             layer_norm=layer_norm,
+            site_widths=site_widths,
         )
         if not 0 <= negative_slope < 1:
             raise UserError(f"negative_slope={negative_slope}: must lie between 0 and 1")

@@ -41,9 +41,9 @@ class ThresholdedAutoencoder(ChoosingAutoencoder):
         if not self._is_sparse(rows):
             z = self._pre_acts(rows)
             return Encoded(self._dense_features(self.activate_all(z), rows), z)
-        z, pattern, pre_acts = self._choose(rows, AboveEach(self.bars(), self._slack(rows), self.d_sae))
+        z, pattern, pre_acts = self._choose(rows, AboveEach(self.bars(), self._slack(rows), self.width))
         values = self.activate_pairs(z, pattern)
-        features = Features(values, pattern.indices, pattern.offsets, self.d_sae, rows.mean, rows.std)
+        features = Features(values, pattern.indices, pattern.offsets, self.width, rows.mean, rows.std)
         return Encoded(features, pre_acts, z)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_lightning.core import UserError
 from sae_lightning.sae.forms import InitDefaults
-from sae_lightning.sae.kernels import GroupMax, RowTopK, Selector
+from sae_lightning.sae.kernels import GlobalRowTopK, GroupMax, RowTopK, Selector
 from sae_lightning.sae.selective import SelectiveAutoencoder
 
 Selection = Literal["topk", "abs_topk", "group_max"]
@@ -47,6 +47,7 @@ class TopKSAE(SelectiveAutoencoder):
         unit_norm_decoder: bool | None = None,
         skip: bool = False,
         layer_norm: bool = False,
+        site_widths: tuple[PositiveInt, ...] | None = None,
     ) -> None:
         super().__init__(
             d_in,
@@ -60,6 +61,7 @@ class TopKSAE(SelectiveAutoencoder):
             unit_norm_decoder=unit_norm_decoder,
             skip=skip,
             layer_norm=layer_norm,
+            site_widths=site_widths,
         )
         if selection not in get_args(Selection):
             raise UserError(f"selection={selection!r}: must be one of {', '.join(get_args(Selection))}")
@@ -72,7 +74,8 @@ class TopKSAE(SelectiveAutoencoder):
     def selector(self, n: int, k: int | None = None) -> Selector:
         k = min(self.k_effective if k is None else k, self.d_sae)
         if self.selection != "group_max":
-            return RowTopK(k, signed=self.selection == "abs_topk")
+            signed, ranks = self.selection == "abs_topk", self.execution.feature_ranks
+            return RowTopK(k, signed) if ranks.alone else GlobalRowTopK(k, ranks, signed)
         if self.d_sae % k:
             raise UserError(
                 f"selection=group_max with k={k}: k must divide d_sae={self.d_sae}; choose another selection"

@@ -23,6 +23,20 @@ MEANING = {
     "mse": Meaning("squared error, mean over tokens and dimensions", "lower"),
     "cosine": Meaning("mean cosine of x and its reconstruction", "higher"),
     "l2_ratio": Meaning("mean ||x_hat|| / ||x|| (below 1: shrinkage)", "one"),
+    # sites: NAME/SITE; of two models, parts are the models
+    "norm_shared": Meaning("share of features of which no site holds nearly all of the decoder norm"),
+    "norm_even": Meaning("share of features whose decoder norm the sites hold in nearly equal parts"),
+    "norm_only": Meaning("share of features whose decoder norm this one holds nearly alone"),
+    "norm_l0": Meaning("such features active a token, kinds by decoder norm"),
+    "norm_matched": Meaning("share of features that match a planted one", "higher"),
+    "norm_right": Meaning("of features matched with a planted one, the share whose kind the norms tell", "higher"),
+    "norm_invented": Meaning("of those planted in both models, the share that the norms give to one", "lower"),
+    # latent_scaling
+    "scaled_shared": Meaning("share of features found in both models by latent scaling"),
+    "scaled_only": Meaning("share of features found in this model alone by latent scaling"),
+    "scaled_overturned": Meaning("of features exclusive by norm, the share found in both models"),
+    "scaled_right": Meaning("of features matched with a planted one, the share whose kind scaling tells", "higher"),
+    "scaled_invented": Meaning("of those planted in both models, the share that scaling gives to one", "lower"),
     # sparsity
     "l0": Meaning("active features a token"),
     "l1": Meaning("sum of activations a token"),

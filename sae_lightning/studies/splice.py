@@ -1,13 +1,15 @@
 """Runs of the language model with something else written where an SAE reads."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sae_lightning.core import TokenBatch
 from sae_lightning.lm import FrozenLM
-from sae_lightning.lm.sites import site_layer
+from sae_lightning.lm.sites import MEMBERS, member_of, site_layer
 from sae_lightning.studies.passes import Pass, Text
 
 # Numbers in one chunk's [windows, pos, vocab] logits: 256 MB in float32. Two such are alive at once.
@@ -55,6 +57,24 @@ class Splice:
     def _logits(self, acts: Float[Tensor, "b p d_out"]) -> Float[Tensor, "b p vocab"]:
         start = None if self.start is None else (self.start, self._by_site(self.clean_acts)[self.start])
         return self.lm.logits(self.batch.tokens, self._by_site(acts), keep=self.keep, start=start)
+
+
+def splices(lm: FrozenLM, sites: tuple[str, ...], text: Text) -> dict[str | None, tuple[Splice, Tensor]]:
+    """Return a splice for each language model that is written, and which columns of a reconstruction go there.
+
+    Of two models side by side one each, by its part in the pair; else one, under None.
+    """
+    numbers = torch.arange(text.targets.shape[-1], device=text.targets.device)
+    if all(member_of(site)[0] is None for site in sites):
+        return {None: (Splice(lm, sites, text), numbers)}
+    by_site = dict(zip(sites, numbers.split([lm.site_width(site) for site in sites]), strict=True))
+    out: dict[str | None, tuple[Splice, Tensor]] = {}
+    for member in MEMBERS:
+        if own := [site for site in sites if member_of(site)[0] == member]:
+            columns = torch.cat([by_site[site] for site in own])
+            part = replace(text, targets=text.targets[..., columns])
+            out[member] = Splice(lm, tuple(own), part), columns
+    return out
 
 
 def _resume_site(sites: tuple[str, ...]) -> str | None:

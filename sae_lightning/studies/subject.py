@@ -11,6 +11,7 @@ from torch import Tensor
 from sae_lightning.activations import Harvester
 from sae_lightning.core import ActivationBatch
 from sae_lightning.lm import FrozenLM
+from sae_lightning.lm.sites import member_of
 from sae_lightning.sae import SparseAutoencoder
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ UNIT_TOKENS = 4096
 BLOCK_ROWS = 128
 #: Why a study of next-token losses can't be asked.
 NEEDS_LM = "needs a language model and held-out windows; choose an lm, not lm=none"
+#: Why a study that takes one feature after the other out of a language model can't be asked.
+NEEDS_ONE_LM = "this SAE writes two language models, and its features are removed in one; choose another study"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,11 @@ class Subject:
     def has_lm(self) -> bool:
         """Whether next-token losses can be measured."""
         return self.lm is not None and self.harvester is not None and len(self.windows) > 0
+
+    @property
+    def has_one_lm(self) -> bool:
+        """Whether all of the SAE's sites lie in one language model."""
+        return self.harvester is None or all(member_of(site)[0] is None for site in self.harvester.sites.write)
 
     @property
     def device(self) -> torch.device:

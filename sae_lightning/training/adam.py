@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_lightning.core import ALONE, Ranks
 from sae_lightning.sae import remove_parallel_gradient, renormalise
 from sae_lightning.sae.kernels import triton
 from sae_lightning.sae.kernels.backend import use_triton
@@ -28,6 +29,9 @@ class FusedAdam(torch.optim.Optimizer):
     A group has ``params, lr, betas, eps, clip`` (None: no clipping) and ``decoder``: which of its params, by number,
     has rows to be kept at unit norm (None: none). ``project`` and ``renormalise`` say whether 1 and 4 are done to it.
     Parameters without a gradient are left alone, their moments too.
+
+    ranks: processes that hold different parts of the params; of those that are numbered in the group's ``shared``, all
+    hold the same. The norm is then that of all gradients together, and a step is a collective.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class FusedAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         clip: float | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -46,8 +51,10 @@ class FusedAdam(torch.optim.Optimizer):
             "decoder": None,
             "project": False,
             "renormalise": False,
+            "shared": [],
         }
         super().__init__(groups, defaults)
+        self.ranks = ranks
         #: By group: the norm of its gradients in the last step, after projection and before clipping.
         self.grad_norms: list[Tensor | None] = [None] * len(self.param_groups)
 
@@ -72,7 +79,7 @@ class FusedAdam(torch.optim.Optimizer):
         steps = [state["step"] for state in states]
         for step in steps:
             step += 1
-        if use_triton(*params):
+        if use_triton(*params) and self.ranks.alone:
             self.grad_norms[number] = triton.adam_(
                 params,
                 grads,
@@ -90,7 +97,7 @@ class FusedAdam(torch.optim.Optimizer):
             return
         if decoder is not None and group["project"]:
             remove_parallel_gradient(decoder)
-        norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
+        norm = self._norm(params, grads, {id(group["params"][shared]) for shared in group.get("shared", ())})
         self.grad_norms[number] = norm
         # Adam's kernel divides by its scale.
         scale = None if group["clip"] is None else ((norm + 1e-6) / group["clip"]).clamp(min=1.0).float()
@@ -113,6 +120,16 @@ class FusedAdam(torch.optim.Optimizer):
         )
         if decoder is not None and group["renormalise"] and decoder.grad is not None:
             renormalise(decoder)
+
+    def _norm(self, params: list[Tensor], grads: list[Tensor], shared: set[int]) -> Tensor:
+        """Return the norm of all gradients, of which other ranks have other parts but for those ``shared`` by all."""
+        norms = [torch.linalg.vector_norm(g) for g in grads]
+        if self.ranks.alone:
+            return torch.linalg.vector_norm(torch.stack(norms))
+        square = norms[0].new_zeros(2, dtype=torch.float64)
+        for parameter, norm in zip(params, norms, strict=True):
+            square[int(id(parameter) in shared)] += norm.double().square()
+        return (self.ranks.sum(square[0]) + square[1]).sqrt().to(norms[0].dtype)
 
     def _state(self, parameter: Tensor) -> dict[str, Tensor]:
         state = self.state[parameter]

@@ -21,6 +21,16 @@ def checksum_path(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def part_path(path: Path, rank: int) -> Path:
+    """Return where a rank's own part of a checkpoint stands: beside that of rank 0, which is the checkpoint itself."""
+    return path if rank == 0 else path.with_name(f"{path.name}.rank-{rank}")
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the parts that other ranks wrote of a checkpoint; none where rank 0 has everything."""
+    return sorted(p for p in path.parent.glob(f"{path.name}.rank-*") if p.suffix != ".sha256")
+
+
 def no_space(error: BaseException) -> bool:
     """Tell whether an exception (or what caused it) says that a file could not grow any further."""
     seen: BaseException | None = error
@@ -65,12 +75,18 @@ class AtomicCheckpointIO(CheckpointIO):
         return torch.load(path, map_location=map_location or "cpu", weights_only=True)
 
     def remove_checkpoint(self, path: Any) -> None:
-        checksum_path(Path(path)).unlink(missing_ok=True)
-        Path(path).unlink(missing_ok=True)
+        path = Path(path)
+        for file in (path, *parts_of(path)):  # rank 0's first: without it there is no checkpoint
+            checksum_path(file).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, or None."""
+    """Return what is wrong with a checkpoint (the parts that other ranks wrote too), or None."""
+    return next((problem for file in (path, *parts_of(path)) if (problem := _damage(file))), None)
+
+
+def _damage(path: Path) -> str | None:
     if not path.is_file():
         return "is missing"
     recorded = checksum_path(path)

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 
 from sae_lightning.activations import ActivationSource
+from sae_lightning.core import ALONE, Ranks, UserError
 from sae_lightning.training.stretch import Stretch
 
 
@@ -31,12 +32,16 @@ class ActivationDataModule(L.LightningDataModule):
 
     Its state is the source's: cursor, buffer content and generators after the last batch handed out, so that a
     resumed run sees the very batches that the unbroken one would have seen. n_batches: how many the run will read.
+
+    ranks: processes that hand out parts of the same batches. The checkpoint has the state of every one's source (once,
+    where all of them cut one stream), so a run goes on with as many as it began with: UserError for another number.
     """
 
-    def __init__(self, source: ActivationSource, n_batches: int) -> None:
+    def __init__(self, source: ActivationSource, n_batches: int, ranks: Ranks = ALONE) -> None:
         super().__init__()
         self.source = source
         self.n_batches = n_batches
+        self.ranks = ranks
 
     def train_dataloader(self) -> _Stretches:
         return _Stretches(self.source)
@@ -50,7 +55,21 @@ class ActivationDataModule(L.LightningDataModule):
         torch.set_flush_denormal(False)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.source.state_dict()
+        own = self.source.state_dict()
+        if self.ranks.alone:
+            return own
+        parts = [own] if getattr(self.source, "one_stream", False) else self.ranks.to_first(own)
+        return {"ranks": self.ranks.world, "parts": parts or []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.source.load_state_dict(state_dict)
+        world = state_dict.get("ranks", 1)
+        if world != self.ranks.world:
+            raise UserError(
+                f"trainer.devices={self.ranks.world}: the checkpoint is that of {world} process(es), each at its own "
+                f"place in the data; go on with trainer.devices={world}, or start a new run"
+            )
+        if self.ranks.alone:
+            self.source.load_state_dict(state_dict)
+            return
+        parts = state_dict["parts"]
+        self.source.load_state_dict(parts[0] if len(parts) == 1 else parts[self.ranks.rank])

@@ -8,9 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sae_lightning.activations import Normaliser
-from sae_lightning.core import ActivationBatch
-from sae_lightning.losses import Objective, StepContext
+from sae_lightning.core import ActivationBatch, WindowBatch
+from sae_lightning.losses import ModelRun, Objective, StepContext, Through
 from sae_lightning.sae import SparseAutoencoder
+from sae_lightning.training.downstream import Downstream
 from sae_lightning.training.figures import StepFigures
 
 # Steps whose figures may wait to be read.
@@ -55,9 +56,9 @@ class Lane(nn.Module):
         self.alive = True
         self.counts_tokens = False
         zero = torch.zeros((), dtype=torch.int64)
-        self.register_buffer("tokens_since_fired", torch.zeros(sae.d_sae, dtype=torch.int64))
+        self.register_buffer("tokens_since_fired", torch.zeros(sae.width, dtype=torch.int64))
         self.register_buffer("tokens_seen", zero.clone())
-        self.register_buffer("fire_counts", torch.zeros(sae.d_sae, dtype=torch.int64))
+        self.register_buffer("fire_counts", torch.zeros(sae.width, dtype=torch.int64))
         self.register_buffer("counted_tokens", zero.clone())
         self.register_buffer("l0_ring", torch.zeros(l0_window))
         self.register_buffer("steps_done", zero.clone())
@@ -69,20 +70,52 @@ class Lane(nn.Module):
         """Return the features that were active on none of the last ``after_tokens`` training tokens."""
         return self.tokens_since_fired >= (self.dead_after_tokens if after_tokens is None else after_tokens)
 
-    def step(self, batch: ActivationBatch, progress: float) -> Float[Tensor, ""]:
-        """Return the loss of a batch of raw activations at ``progress`` in [0, 1]; remember what the step showed."""
+    def dead_share(self, after_tokens: int | None = None) -> float:
+        """Return which share of all features is dead (one host sync, and a collective where the SAE has been cut)."""
+        dead = self.sae.execution.feature_ranks.sum(self.dead(after_tokens).sum())
+        return int(dead) / self.sae.d_sae
+
+    def step(
+        self,
+        batch: ActivationBatch,
+        progress: float,
+        downstream: Downstream | None = None,
+        clean: ModelRun | None = None,
+        n_rows: int | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the loss of a batch of raw activations at ``progress`` in [0, 1]; remember what the step showed.
+
+        downstream: splices the reconstruction into the language model, where the objective asks what comes of it;
+        clean: what the language model makes of the batch itself. n_rows: rows of the whole batch, where other
+        processes have some of them (``execution.row_ranks``); the loss is then that of this process's rows.
+        """
+        raw = batch
         x = self.normaliser.apply(batch.x)
         y = x if batch.y is batch.x else self.normaliser.apply_output(batch.y, batch.x)
         batch = ActivationBatch(x=x, y=y, token_index=batch.token_index)
         self.sae.set_progress(progress)
         out = self.sae(x)
-        context = StepContext(batch=batch, out=out, sae=self.sae, dead=self.dead(), progress=progress)
+        through = None
+        if downstream is not None and clean is not None and self.objective.reads_model:
+            assert isinstance(raw, WindowBatch)
+            spliced = downstream.spliced(raw, self.normaliser.undo(out.y_hat, raw.x))
+            through = Through(clean, spliced, raw.keep)
+        context = StepContext(
+            batch=batch,
+            out=out,
+            sae=self.sae,
+            dead=self.dead(),
+            progress=progress,
+            through=through,
+            ranks=self.sae.execution.row_ranks,
+            n_rows=n_rows,
+        )
         loss, terms = self.objective(context)
+        if self.figures.waiting >= _MOST_WAITING:
+            self.settle()
         with torch.no_grad():
             self.figures.note(context, loss, terms)
             self.steps_done.add_(1)
-        if self.figures.waiting >= _MOST_WAITING:
-            self.settle()
         return loss
 
     @torch.no_grad()
@@ -105,7 +138,7 @@ class Lane(nn.Module):
         return int(self.first_bad_step)
 
     def count(self, n_tokens: int) -> None:
-        """Count the features that fired in the last step; called after the optimiser has stepped."""
+        """Count the features that fired in the last step of ``n_tokens``; called after the optimiser has stepped."""
         counts = self.figures.counts
         assert counts is not None, "count() needs a step before it"
         self.tokens_since_fired.add_(n_tokens).masked_fill_(counts > 0, 0)
@@ -153,7 +186,8 @@ class Lane(nn.Module):
         tokens = int(self.counted_tokens)
         if not tokens:
             return None
-        density = self.fire_counts.double() / tokens
+        # Of all features, those of other processes too.
+        density = self.sae.execution.feature_ranks.stack(self.fire_counts).flatten().double() / tokens
         self.fire_counts.zero_()
         self.counted_tokens.zero_()
         return density

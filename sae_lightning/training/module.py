@@ -9,11 +9,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from sae_lightning.core import ActivationBatch
+from sae_lightning.core import ALONE, ActivationBatch, Ranks, WindowBatch
+from sae_lightning.losses import ModelRun
 from sae_lightning.training.adam import FusedAdam
+from sae_lightning.training.downstream import Downstream
 from sae_lightning.training.lane import Lane
 from sae_lightning.training.optim import schedule
 from sae_lightning.training.stretch import Agenda, Stretch
+from sae_lightning.training.together import Together
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,18 @@ class SAEModule(L.LightningModule):
     A step sums the lanes' losses, so that each lane's gradients are those of its solo run; clipping is per lane and
     Adam is elementwise, so the weights are, too. A lane of a bank whose loss is no longer a number is dropped
     (``Lane.alive``) and the others go on. ``is_bank``: what each lane writes goes to a folder of its own. The frozen
-    language model is no part of this module: it belongs to the data, and its weights never enter a checkpoint.
+    language model is no part of this module: it belongs to the data, and its weights never enter a checkpoint
+    (``downstream`` is no ``nn.Module``: it splices reconstructions into it for objectives that ask what comes of them).
 
     Lightning's loop costs 300 us a Trainer step, so a Trainer step is a ``Stretch`` of optimiser steps, and
     ``agenda`` says when it is over. ``trainer.global_step`` counts optimiser steps all the same.
 
-    Order in a step: forward, backward -> callbacks (NaN guard) -> FusedAdam (remove parallel gradient -> clip -> Adam
-    -> renormalise decoder) -> count dead features -> callbacks that are due (log -> evaluate); where one is due that
-    needs Lightning's loop at rest, the stretch ends (save).
+    ranks: processes that train these lanes together, each on its part of every batch (``sharded``: each its part of the
+    features). After the backward pass gradients and figures are added up, so that all do the same step.
+
+    Order in a step: forward, backward -> add up over ranks -> callbacks (NaN guard) -> FusedAdam (remove parallel
+    gradient -> clip -> Adam -> renormalise decoder) -> count dead features -> callbacks that are due (log -> evaluate);
+    where one is due that needs Lightning's loop at rest, the stretch ends (save).
     """
 
     def __init__(
@@ -52,6 +59,9 @@ class SAEModule(L.LightningModule):
         total_steps: int,
         *,
         bank: bool | None = None,
+        downstream: Downstream | None = None,
+        ranks: Ranks = ALONE,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         if total_steps < 1:
@@ -62,6 +72,20 @@ class SAEModule(L.LightningModule):
         self.total_steps = total_steps
         self.is_bank = len(lanes) > 1 if bank is None else bank
         self.agenda = Agenda(total_steps)
+        self.downstream = downstream
+        self.together = Together(ranks, sharded)
+        #: Rows of the last batch, those of other processes too.
+        self.batch_rows = 0
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train this module."""
+        return self.together.ranks
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the ranks hold different features (and not different rows)."""
+        return self.together.sharded
 
     def every_lane(self) -> list[tuple[str, Lane]]:
         """Return (name, lane) pairs, dropped lanes too: one parameter group of the optimiser each, in this order."""
@@ -121,7 +145,7 @@ class SAEModule(L.LightningModule):
             for callback in self.agenda.actors(step):
                 with profile(f"[Callback]{type(callback).__name__}.after_step"):
                     callback.after_step(self.trainer, self, batch)
-            over = self.agenda.over(step) or self.trainer.should_stop
+            over = self.agenda.over(step) or self.trainer.should_stop or self.together.stop is not None
         # A Trainer without max_steps would read on.
         self.trainer.should_stop |= step >= self.total_steps
 
@@ -133,12 +157,17 @@ class SAEModule(L.LightningModule):
             for parameter in group["params"]:
                 parameter.grad = None
         with profile("forward_and_loss"), self.trainer.precision_plugin.forward_context():
-            losses = [lane.step(batch, min(1.0, step / self.total_steps)) for lane in lanes]
+            clean = self._clean(batch)
+            progress = min(1.0, step / self.total_steps)
+            self.batch_rows = rows = self.together.rows(batch)
+            losses = [lane.step(batch, progress, self.downstream, clean, rows) for lane in lanes]
             loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
         self._call(hooks["on_before_backward"], loss)
         with profile("backward"):
             loss.backward()
         self._call(hooks["on_after_backward"])
+        with profile("add_up"):
+            self.together.add_up(lanes, len(batch), rows, step)
         self._call(hooks["on_before_optimizer_step"], adam)
         # LightningOptimizer.step without its round of all callbacks' hooks: it counts the step and tells the profiler.
         counted._on_before_step()
@@ -146,7 +175,11 @@ class SAEModule(L.LightningModule):
         counted._on_after_step()
         for lane in lanes:
             if lane.alive and lane.counts_tokens:
-                lane.count(len(batch))
+                lane.count(rows)
+
+    def _clean(self, batch: ActivationBatch) -> ModelRun | None:
+        """Return what the language model makes of the batch as it is: once for all lanes."""
+        return self.downstream.clean(batch) if self.downstream and isinstance(batch, WindowBatch) else None
 
     def _call(self, hooks: list[Any], *arguments: Any) -> None:
         for hook in hooks:
@@ -161,10 +194,11 @@ class SAEModule(L.LightningModule):
                 "eps": self.settings[name].eps,
                 "clip": self.settings[name].clip,
                 "decoder": [n for n, _ in lane.sae.named_parameters()].index("W_dec"),
+                "shared": [i for i, (n, _) in enumerate(lane.sae.named_parameters()) if n in lane.sae.without_features],
             }
             for name, lane in self.every_lane()
         ]
-        optimizer = FusedAdam(groups)
+        optimizer = FusedAdam(groups, ranks=self.ranks if self.sharded else ALONE)
         own = [self.settings[name] for name, _ in self.every_lane()]
         scheduler = schedule(optimizer, self.total_steps, [(s.warmup, s.decay, s.final) for s in own])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -172,9 +206,12 @@ class SAEModule(L.LightningModule):
     def on_train_start(self) -> None:
         for _, lane in self.every_lane():
             lane.alive = not self.is_bank or lane.first_bad() < 0  # dropped before a restart
-        # Processes that train one model together have to agree on where a Trainer step ends.
+        if not self.sharded:
+            for value in (*self.parameters(), *self.buffers()):
+                # Made alike by all; but other devices round in other ways.
+                self.ranks.from_first(value.data.t() if value.ndim == 2 and not value.is_contiguous() else value.data)
         callbacks: list[L.Callback] = getattr(self.trainer, "callbacks", [])
-        self.agenda.consult(callbacks, self.trainer.max_steps, every_step=self.trainer.world_size > 1)
+        self.agenda.consult(callbacks, self.trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["torch_rng_state"] = torch.get_rng_state()

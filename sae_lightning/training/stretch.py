@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
@@ -47,7 +48,7 @@ class Stretch:
         if self.device is not None and batch.x.device != self.device:
             x = batch.x.to(self.device, non_blocking=True)
             y = x if batch.y is batch.x else batch.y.to(self.device, non_blocking=True)
-            batch = ActivationBatch(x=x, y=y, token_index=batch.token_index)
+            batch = replace(batch, x=x, y=y)
         self.last = batch
         return batch
 
@@ -78,10 +79,10 @@ class Agenda:
         self._every_step = True
         self._stop = False
 
-    def consult(self, callbacks: Sequence[L.Callback], max_steps: int = -1, *, every_step: bool = False) -> None:
+    def consult(self, callbacks: Sequence[L.Callback], max_steps: int = -1) -> None:
         """Ask the callbacks of a run when they want to act.
 
-        max_steps: the Trainer's own limit, -1 where it has none. every_step: let no stretch be longer than a step.
+        max_steps: the Trainer's own limit, -1 where it has none.
         """
         self._last = min(self.total_steps, max_steps) if max_steps >= 0 else self.total_steps
         self.hooks = {name: [getattr(c, name) for c in callbacks if _overrides(c, name)] for name in WITHIN}
@@ -91,7 +92,7 @@ class Agenda:
         others = [callback for callback in callbacks if not isinstance(callback, Actor)]
         self._ends = [c.due for c in others if hasattr(c, "due")]  # pyright: ignore[reportAttributeAccessIssue]
         ignorant = (callback for callback in others if not hasattr(callback, "due"))
-        self._every_step = every_step or any(_overrides(c, name) for c in ignorant for name in _AROUND)
+        self._every_step = any(_overrides(c, name) for c in ignorant for name in _AROUND)
 
     def begin(self) -> None:
         """Start the clock of a stretch."""

@@ -74,6 +74,8 @@ def test_concatenated_sites_are_scaled_each_on_its_own():
     joint = Normaliser.fit(torch.cat([a, b], 1), "sqrt_d", False, widths=(4, 8))
     alone = torch.cat([Normaliser.fit(v, "sqrt_d", False).apply(v) for v in (a, b)], 1)
     torch.testing.assert_close(joint.apply(torch.cat([a, b], 1)), alone)
+    assert joint.site_scales((4, 8)) == [float(joint.scale[0]), float(joint.scale[-1])]
+    assert joint.site_scales((4, 8))[0] > 10 * joint.site_scales((4, 8))[1]
 
 
 def test_statistics_survive_the_checkpoint_and_half_precision():

@@ -213,5 +213,5 @@ def test_held_out_rows_are_not_trained_on(rows: str, tmp_path: Path) -> None:
         seen |= set(batch.token_index.tolist())
     assert seen == set(range(450))
     assert (heldout.first, heldout.n) == (450, 50)
-    assert torch.equal(run.data.heldout_rows(20), heldout.file.rows(np.arange(450, 470)))
-    assert torch.equal(run.data.calibration_rows(20), heldout.file.rows(np.arange(480, 500)))
+    assert torch.equal(run.data.heldout_rows(20).x, heldout.file.rows(np.arange(450, 470)))
+    assert torch.equal(run.data.calibration_rows(20).x, heldout.file.rows(np.arange(480, 500)))

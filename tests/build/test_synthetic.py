@@ -47,7 +47,7 @@ def test_a_run_reads_the_training_stream_and_is_measured_on_another() -> None:
     x = next(iter(data.source)).x
     model = data.source.model
     assert torch.equal(x, model.block(0, "train", 3)[0][:256])
-    held, calibration = data.heldout_rows(2000), data.calibration_rows(1500)
+    held, calibration = data.heldout_rows(2000).x, data.calibration_rows(1500).x
     assert torch.equal(held[:1024], model.block(0)[0])
     every = torch.cat([x, held, calibration])
     fired = every[(every - model.bias).norm(dim=1) > 1e-3]  # rows without any firing are all the bias
@@ -55,7 +55,7 @@ def test_a_run_reads_the_training_stream_and_is_measured_on_another() -> None:
     assert len(torch.unique(fired, dim=0)) == len(fired)
     # Every run on the model is measured on the same rows, whatever its seed and the order of its data.
     other = build_data(config("seed=4", "data.seed=9"))
-    assert torch.equal(other.heldout_rows(2000), held)
+    assert torch.equal(other.heldout_rows(2000).x, held)
     assert not torch.equal(next(iter(other.source)).x, x)
     assert data.sample is not None
     assert len(data.sample) == config().normalise.sample_tokens

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from sae_lightning import command
 from sae_lightning.build import build_cache, build_run
-from sae_lightning.build.text import build_lm, samples
+from sae_lightning.build.models import build_lm
+from sae_lightning.build.text import samples
 from sae_lightning.config import RunConfig, load_config, save_config, validate
 from sae_lightning.core import UserError
 from sae_lightning.train import train
@@ -133,10 +134,10 @@ def test_thresholds_are_calibrated_on_windows_that_are_not_measured(overrides: l
     run = build_run(config(overrides, "data.cache=off", "evaluation.final_tokens=200"), tmp_path / "run")
     measured, calibrated = run.data.heldout_rows(200), run.data.calibration_rows(200)
     assert len(measured) == len(calibrated) == 200
-    assert not (measured[:, None] == calibrated[None]).all(2).any()
+    assert not (measured.x[:, None] == calibrated.x[None]).all(2).any()
     # Lightning sets callbacks without declaring them.
     export_callback = next(c for c in run.trainer.callbacks if isinstance(c, Export))  # type: ignore[attr-defined]
-    assert torch.equal(torch.cat(list(export_callback.calibration())), calibrated)
+    assert torch.equal(torch.cat(list(export_callback.calibration())), calibrated.x)
 
 
 def test_a_run_that_had_to_stream_streams_when_it_goes_on_and_a_kept_one_reads_what_was_kept(

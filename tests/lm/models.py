@@ -1,5 +1,6 @@
 """Small random Hugging Face models whose attention looks at something: weights are larger than at a usual start."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from sae_lightning.lm.plain import plain_twin
 from sae_lightning.tokens import byte_tokenizer
 
 KINDS = ("llama", "gpt2", "gemma2", "mistral", "neox")
+# Known to Hugging Face and not to transformer_lens; persimmon has a norm per head, biogpt no module for its MLP.
+UNKNOWN = ("helium", "persimmon", "biogpt")
 
 
 def random_model(kind: str, seed: int = 0) -> nn.Module:
@@ -40,6 +43,12 @@ def random_model(kind: str, seed: int = 0) -> nn.Module:
         )  # fmt: skip
         config.attn_logit_softcapping = 2.0
         model = hf.Gemma2ForCausalLM(config)
+    elif kind == "helium":
+        model = hf.HeliumForCausalLM(hf.HeliumConfig(num_key_value_heads=4, head_dim=8, **common))
+    elif kind == "persimmon":
+        model = hf.PersimmonForCausalLM(hf.PersimmonConfig(**common))
+    elif kind == "biogpt":
+        model = hf.BioGptForCausalLM(hf.BioGptConfig(**common))
     elif kind == "neox":
         model = hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**common))
     else:
@@ -51,6 +60,13 @@ def random_model(kind: str, seed: int = 0) -> nn.Module:
         if weight.ndim > 1:
             weight.data.mul_(6)
     return model.eval()
+
+
+def save(model: nn.Module, folder: Path) -> str:
+    """Write a model and the byte tokenizer as a Hugging Face folder; return its path."""
+    model.save_pretrained(folder)  # pyright: ignore[reportCallIssue] - of PreTrainedModel
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
 def with_twin(kind: str, dtype: torch.dtype = torch.float32) -> tuple[FrozenLM, nn.Module]:

@@ -74,7 +74,8 @@ def test_mask_and_normalisation():
 
 def test_bare_sae_and_transcoder():
     sae = make("standard", sites=CROSS, d_out=7)
-    assert "A transcoder (standard, 40 features) on `blocks.3.mlp.hook_in` of gpt2." in model_card(sae)
+    where = "`blocks.3.mlp.hook_in` to `blocks.3.hook_mlp_out` of gpt2."
+    assert f"A transcoder (standard, 40 features) on {where}" in model_card(sae)
     sae.metadata = {}
     assert "on activations." in model_card(sae)
 

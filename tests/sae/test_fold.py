@@ -3,7 +3,7 @@ import torch
 
 from sae_lightning.activations.normalise import Normaliser
 from sae_lightning.core import UserError
-from sae_lightning.sae import fold
+from sae_lightning.sae import fold, unfold
 from tests.sae.naive_sae import ARCHITECTURES, build
 
 # Layer norm centres each row itself and takes no centring.
@@ -93,9 +93,59 @@ def test_transcoder_with_statistics_of_its_own_at_each_site(name):
 def test_crosscoder_with_a_scale_per_site(name):
     x = torch.cat([raw(d=5), raw(d=7, seed=5, scale=200.0)], dim=1)
     normaliser = Normaliser.fit(x, "sqrt_d", True, widths=[5, 7])
-    sae = build(name, rescale_acts_by_decoder_norm=True)
+    sae = build(name, rescale_acts_by_decoder_norm=True, site_widths=(5, 7))
     trained_threshold(sae, normaliser, x)
-    assert gap(sae, normaliser, x)[0] < 1e-5
+    difference, folded = gap(sae, normaliser, x)
+    assert difference < 1e-5
+    assert torch.equal(folded.encode(x).dense() != 0, sae.encode(normaliser.apply(x)).dense() != 0)
+    norms = sum(part.norm(dim=1) for part in folded.W_dec.detach().split([5, 7], dim=1))
+    if folded.features_scale_freely:
+        torch.testing.assert_close(norms, torch.ones(40))
+    else:
+        assert norms.mean() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [*SAE_OPTIONS, {"site_widths": (5, 7)}], ids=lambda o: "+".join(o) or "plain")
+@pytest.mark.parametrize(("mode", "centre"), NORMALISATIONS)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_unfolding_gives_an_sae_of_normalised_rows_that_folds_back(name, mode, centre, options):
+    x = torch.cat([raw(d=5), raw(d=7, seed=5, scale=30.0)], dim=1)
+    widths = None if mode == "layer_norm" else options.get("site_widths")
+    normaliser = Normaliser.fit(x, mode, centre, widths=widths)
+    sae = build(name, **options)
+    trained_threshold(sae, normaliser, x)
+    folded = fold(sae, normaliser)
+    unfolded = unfold(folded, normaliser)
+    with torch.no_grad():
+        out, expected = unfolded(normaliser.apply(x)), folded(x)
+        torch.testing.assert_close(normaliser.undo(out.y_hat, x), expected.y_hat, rtol=1e-4, atol=1e-3)
+        assert torch.equal(out.features.dense() != 0, expected.features.dense() != 0)
+    assert not unfolded.layer_norm
+    again = fold(unfolded, normaliser)
+    assert again.options() == folded.options()
+    for key, value in folded.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value, rtol=1e-4, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("name", ["standard", "batch_topk"])
+def test_unfolding_what_was_trained_at_other_scales(name):
+    """Fine-tuning on new text: the normaliser is another one, and what the SAE does on raw rows stays."""
+    x, y = raw(), raw(gamma=4.0, d=5, seed=8, scale=0.3)
+    sae = build(name, d_out=5, skip=True, subtract_b_dec=False)
+    folded = fold(sae, Normaliser.fit(x, "sqrt_d", True, y=y))
+    other = Normaliser.fit(3 * x[:50], "rms", False, y=2 * y[:50])
+    unfolded = unfold(folded, other)
+    with torch.no_grad():
+        found = other.undo(unfolded(other.apply(x)).y_hat, x)
+        torch.testing.assert_close(found, folded(x).y_hat, rtol=1e-4, atol=1e-4)
+
+
+def test_unfolding_layer_norm():
+    x = raw()
+    with pytest.raises(UserError, match="not trained on layer-normalised rows"):
+        unfold(fold(build("topk"), Normaliser.fit(x, "rms", True)), Normaliser.fit(x, "layer_norm", False))
+    with pytest.raises(UserError, match="layer-normalises"):
+        unfold(fold(build("topk"), Normaliser.fit(x, "layer_norm", False)), Normaliser.fit(x, "rms", True))
 
 
 def test_dead_decoder_rows_fold():

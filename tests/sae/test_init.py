@@ -75,6 +75,19 @@ def test_transcoder_starts_at_the_mean_target():
     torch.testing.assert_close(sae.W_enc.norm(dim=0), torch.full((40,), 0.3))
 
 
+@pytest.mark.parametrize("scheme", ["tied", "kaiming", "datapoint"])
+def test_a_crosscoder_starts_with_the_same_length_at_each_site(scheme):
+    sae = fresh("topk", site_widths=(4, 8))
+    initialise(sae, sample(), scheme=scheme)
+    for part in sae.W_dec.split([4, 8], dim=1):
+        torch.testing.assert_close(part.norm(dim=1), torch.full((40,), 2**-0.5))
+    initialise(sae, sample(), scheme=scheme, decoder_norm=0.08)
+    for part in sae.W_dec.split([4, 8], dim=1):
+        torch.testing.assert_close(part.norm(dim=1), torch.full((40,), 0.08))
+    if scheme != "kaiming":
+        assert torch.equal(sae.W_enc, sae.W_dec.t())
+
+
 def test_wrong_sample():
     for x in (sample(0), sample(d=11)):
         with pytest.raises(UserError, match=r"sample|input"):

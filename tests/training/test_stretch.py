@@ -98,9 +98,9 @@ def test_a_trainer_that_ends_earlier_is_not_overrun(tmp_path: Path) -> None:
     assert run.trainer.global_step == int(run.lane.steps_done) == 4
 
 
-def agenda(*callbacks: Any, seconds: float = math.inf, every_step: bool = False) -> Agenda:
+def agenda(*callbacks: Any, seconds: float = math.inf) -> Agenda:
     made = Agenda(100, seconds)
-    made.consult(callbacks, every_step=every_step)
+    made.consult(callbacks)
     made.begin()
     return made
 
@@ -112,7 +112,6 @@ def test_a_stretch_is_over_at_the_end_and_when_it_is_stopped() -> None:
     assert alone.over(3)
     alone.begin()
     assert not alone.over(3)
-    assert agenda(every_step=True).over(3)
 
 
 def test_a_stretch_ends_where_a_callback_is_due_that_acts_between_stretches(tmp_path: Path) -> None:

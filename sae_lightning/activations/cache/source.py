@@ -14,9 +14,9 @@ from sae_lightning.activations.buffer import ShuffleBuffer, Snapshot
 from sae_lightning.activations.cache.ahead import Ahead
 from sae_lightning.activations.cache.harvester import CachedHarvester
 from sae_lightning.activations.share import TokenShare
-from sae_lightning.activations.source import check_same_stream
+from sae_lightning.activations.source import check_same_stream, part_of_batch
 from sae_lightning.activations.stream import StreamSource
-from sae_lightning.core import ActivationBatch, UserError
+from sae_lightning.core import ActivationBatch, Ranks, UserError
 from sae_lightning.core.recycled import Recycled
 from sae_lightning.tokens.order import EpochOrder
 
@@ -41,8 +41,14 @@ class CachedSource(StreamSource):
     rows are in: at ``mix`` 0.5 up to six times the buffer in the LM's dtype, however large the cache is, and shared
     with whoever else reads it.
     ``close`` ends the threads; so does dropping the source, and the end of the process.
+
+    Spread over processes, each shuffles the same row numbers and gathers its own part of every batch: together they read
+    what one process would.
     """
 
+    one_stream = True
+
+    _part: slice | None = None
     _ahead: "Ahead[tuple[ActivationBatch, Snapshot]] | None" = None
 
     @property
@@ -54,7 +60,8 @@ class CachedSource(StreamSource):
         """Return the next batch; raises StopRequested after ``request_stop``."""
         self._check_stop()
         if self._ahead is None:
-            batches = _batches(self._cached, self.order, self.buffer, self.share, self._state)
+            part = self._part or slice(0, self.batch_size)
+            batches = _batches(self._cached, self.order, self.buffer, self.share, self._state, part)
             self._ahead = Ahead(batches, _READY, "cached batches")
         batch, self._state = self._ahead.next(self._check_stop)
         if batch.x.is_cuda:
@@ -62,6 +69,10 @@ class CachedSource(StreamSource):
             for value in (batch.x, batch.y, batch.token_index):
                 value.record_stream(torch.cuda.current_stream())
         return batch
+
+    def spread(self, ranks: Ranks) -> None:
+        """Hand out this process's rows of every batch."""
+        self._part = part_of_batch(self.batch_size, ranks)
 
     def state_dict(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
         """Return the state (now, or at an earlier ``snapshot``): numbers of the rows to come, place, generator."""
@@ -94,9 +105,14 @@ class CachedSource(StreamSource):
 
 
 def _batches(
-    harvester: CachedHarvester, order: EpochOrder, buffer: ShuffleBuffer, share: TokenShare, state: Snapshot
+    harvester: CachedHarvester,
+    order: EpochOrder,
+    buffer: ShuffleBuffer,
+    share: TokenShare,
+    state: Snapshot,
+    part: slice,
 ) -> Iterator[tuple[ActivationBatch, Snapshot]]:
-    """Yield each batch and the state after it, from ``state`` on."""
+    """Yield ``part`` of each batch and the state after it, from ``state`` on."""
     size = harvester.micro_batch
     per_refill = buffer.capacity * (1 - buffer.mix) / share.share / (size * harvester.windows.context_length)
     depth = min(max(1, int(per_refill)), _MOST_PARTS)
@@ -105,12 +121,13 @@ def _batches(
     for cache in harvester.distinct():
         cache.keep_mapped(math.ceil((refills + 2) * max(1, per_refill)) * size)
     parts = Ahead(_parts(harvester, order, share, state.position, depth), depth, "checked windows")
-    send = _Sender(harvester, buffer.batch_size)
+    send = _Sender(harvester, part.stop - part.start)
     try:
         while True:
             if buffer.needs_refill(state):
                 state = buffer.refill(state, _filled(parts, order.n_windows, size))
             places, after = buffer.advance(state)
+            places = places[part]
             batch = send(state.x[places, 0].numpy(), state.token_index[places])
             state = after
             yield batch, state

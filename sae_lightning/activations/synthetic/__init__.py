@@ -1,4 +1,4 @@
-"""Data with a known answer: planted sparse features (SynthSAEBench's generator) and toy models of superposition.
+"""Data with a known answer: planted sparse features (SynthSAEBench's generator), of one model or two; toy models.
 
 A model gives blocks of rows with their true features, as a pure function of its settings and a seed.
 """
@@ -8,6 +8,7 @@ from sae_lightning.activations.synthetic.planted import BLOCK_ROWS, PlantedModel
 from sae_lightning.activations.synthetic.rebuild import planted_model
 from sae_lightning.activations.synthetic.source import SyntheticRows, SyntheticSource
 from sae_lightning.activations.synthetic.toy import ToySuperposition
+from sae_lightning.activations.synthetic.two_models import TwoModels
 
 __all__ = [
     "BLOCK_ROWS",
@@ -16,5 +17,6 @@ __all__ = [
     "SyntheticRows",
     "SyntheticSource",
     "ToySuperposition",
+    "TwoModels",
     "planted_model",
 ]

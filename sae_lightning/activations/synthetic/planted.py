@@ -30,6 +30,8 @@ class PlantedModel(ABC):
 
     kind: ClassVar[str]
     block_rows: ClassVar[int] = BLOCK_ROWS
+    #: Widths of the sites that lie side by side in a row, by name; None where a row is one site without a name.
+    site_widths: dict[str, int] | None = None
     directions: Float[Tensor, "num_features hidden_dim"]
     bias: Float[Tensor, "hidden_dim"]
     firing_probabilities: Float[Tensor, "num_features"]

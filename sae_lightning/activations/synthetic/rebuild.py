@@ -8,9 +8,10 @@ from pydantic import TypeAdapter, ValidationError
 from sae_lightning.activations.synthetic.model import SyntheticModel
 from sae_lightning.activations.synthetic.planted import PlantedModel
 from sae_lightning.activations.synthetic.toy import ToySuperposition
+from sae_lightning.activations.synthetic.two_models import TwoModels
 from sae_lightning.core import UserError
 
-KINDS: dict[str, type[PlantedModel]] = {model.kind: model for model in (SyntheticModel, ToySuperposition)}
+KINDS: dict[str, type[PlantedModel]] = {model.kind: model for model in (SyntheticModel, ToySuperposition, TwoModels)}
 
 
 def planted_model(parameters: Mapping[str, Any]) -> PlantedModel:

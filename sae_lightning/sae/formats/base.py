@@ -58,6 +58,8 @@ def one_site(form: Format, sae: SparseAutoencoder) -> None:
     for side in ("read", "write"):
         if len(names := sites.get(side) or ()) > 1:
             raise form.refuse(f"this SAE has several sites to {side} ({', '.join(names)}) and the format knows one")
+    if sae.n_sites > 1:
+        raise form.refuse(f"this SAE writes {sae.n_sites} sites and the format knows one")
 
 
 def is_transcoder(sae: SparseAutoencoder) -> bool:

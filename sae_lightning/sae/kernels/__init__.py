@@ -3,6 +3,7 @@
 Exact, deterministic run to run, on CPU and CUDA alike. The dense encoder product goes by in blocks of features.
 """
 
+from sae_lightning.sae.kernels.across import GlobalBatchTopK, GlobalRowTopK, all_parts, own_part, row_winners
 from sae_lightning.sae.kernels.pattern import SparsePattern, pattern_of
 from sae_lightning.sae.kernels.product import Execution, pre_act_blocks
 from sae_lightning.sae.kernels.selectors import Above, AboveEach, BatchTopK, Chosen, GroupMax, RowTopK, Selector
@@ -14,14 +15,19 @@ __all__ = [
     "BatchTopK",
     "Chosen",
     "Execution",
+    "GlobalBatchTopK",
+    "GlobalRowTopK",
     "GroupMax",
     "RowTopK",
     "Selector",
     "SparsePattern",
+    "all_parts",
     "gather_features",
+    "own_part",
     "pair_pre_acts",
     "pattern_of",
     "pre_act_blocks",
+    "row_winners",
     "sparse_decode",
     "sparse_encode",
 ]

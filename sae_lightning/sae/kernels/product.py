@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sae_lightning.core import ALONE, Ranks
 from sae_lightning.core.recycled import Recycled
 
 #: Bytes of pre-activations [n, features] that are made at once unless told otherwise.
@@ -23,12 +24,26 @@ class Execution:
     block_bytes: pre-activations [n, d_sae] above this size are never whole: features go by in blocks.
     whole_pre_acts: a loss reads all pre-activations, so architectures that could do without make them all the same.
     memory: what blocks are written into; host memory that is used again.
+    ranks: processes that train this SAE together. sharded: False: they hold different rows of the batch and all
+        features (data parallel); True: different features of the same rows.
     """
 
     product: torch.dtype | None = None
     block_bytes: int = BLOCK_BYTES
     whole_pre_acts: bool = False
     memory: Recycled = field(default_factory=Recycled, repr=False, compare=False)
+    ranks: Ranks = ALONE
+    sharded: bool = False
+
+    @property
+    def row_ranks(self) -> Ranks:
+        """The ranks that hold the other rows of the batch; alone where this process has all of them."""
+        return ALONE if self.sharded else self.ranks
+
+    @property
+    def feature_ranks(self) -> Ranks:
+        """The ranks that hold the other features; alone where this process has all of them."""
+        return self.ranks if self.sharded else ALONE
 
     def selecting_dtype(self, like: Tensor) -> torch.dtype:
         """Return the dtype of the product that selects, for weights ``like``."""

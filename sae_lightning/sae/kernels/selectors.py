@@ -55,7 +55,7 @@ class Selector(ABC):
         return candidates
 
 
-def _more(k: int, share: float) -> int:
+def more(k: int, share: float) -> int:
     """Return how many candidates are taken where k will be kept: bfloat16 rounds scores to one part in 256."""
     return k + max(4, int(k * share))
 
@@ -83,7 +83,7 @@ class RowTopK(Selector):
         return Chosen(self._indices.reshape(-1), even_offsets(n, k, self._indices.device), self._scores.reshape(-1))
 
     def wider(self) -> "RowTopK":
-        return RowTopK(_more(self.k, 1 / 4), self.signed)
+        return RowTopK(more(self.k, 1 / 4), self.signed)
 
     def among(self, candidates: Chosen) -> Chosen:
         n = len(candidates.offsets) - 1
@@ -153,7 +153,7 @@ class BatchTopK(Selector):
         return Chosen(*csr(self._places, self._n, self.d_sae), self._scores)
 
     def wider(self) -> "BatchTopK":
-        return BatchTopK(_more(self.count, 1 / 8), self.d_sae)
+        return BatchTopK(more(self.count, 1 / 8), self.d_sae)
 
     def among(self, candidates: Chosen) -> Chosen:
         self._n = len(candidates.offsets) - 1

@@ -10,8 +10,10 @@ from sae_lightning.studies.evaluation.consistency import ConsistencyStudy
 from sae_lightning.studies.evaluation.downstream import DownstreamStudy
 from sae_lightning.studies.evaluation.groundtruth import GroundTruthStudy
 from sae_lightning.studies.evaluation.heldout import HELDOUT_KEYS, heldout_metrics
+from sae_lightning.studies.evaluation.latent_scaling import LatentScalingStudy
 from sae_lightning.studies.evaluation.probe import ProbeStudy
 from sae_lightning.studies.evaluation.reconstruction import ReconstructionStudy
+from sae_lightning.studies.evaluation.sites import SitesStudy
 from sae_lightning.studies.evaluation.sparsity import SparsityStudy
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "ConsistencyStudy",
     "DownstreamStudy",
     "GroundTruthStudy",
+    "LatentScalingStudy",
     "ProbeStudy",
     "ReconstructionStudy",
+    "SitesStudy",
     "SparsityStudy",
     "heldout_metrics",
 ]

@@ -21,7 +21,7 @@ from sae_lightning.studies.passes import Pass, Text, read_unit
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.splice import text_chunks, windows_at_a_time
 from sae_lightning.studies.study import Estimate, Result, Study, Table
-from sae_lightning.studies.subject import NEEDS_LM, Subject, inference
+from sae_lightning.studies.subject import NEEDS_LM, NEEDS_ONE_LM, Subject, inference
 from sae_lightning.studies.windows import DRAWS
 
 COLUMNS = ("feature", "firings", "windows", "delta_ce", "low", "high", "kl")
@@ -81,7 +81,9 @@ class AblationStudy(Study):
         self.seed, self.draws, self.show_progress = seed, draws, show_progress
 
     def reason(self, subject: Subject) -> str | None:
-        return None if subject.has_lm else NEEDS_LM
+        if not subject.has_lm:
+            return NEEDS_LM
+        return None if subject.has_one_lm else NEEDS_ONE_LM
 
     def run(self, subject: Subject) -> Result:
         if reason := self.reason(subject):

@@ -17,7 +17,7 @@ from sae_lightning.studies.evaluation.removal import contribution, run_beside
 from sae_lightning.studies.passes import Pass
 from sae_lightning.studies.splice import text_chunks, windows_at_a_time
 from sae_lightning.studies.study import Result, Study
-from sae_lightning.studies.subject import NEEDS_LM, Subject
+from sae_lightning.studies.subject import NEEDS_LM, NEEDS_ONE_LM, Subject
 from sae_lightning.studies.windows import DRAWS, WindowStudy, measure_all
 
 
@@ -59,6 +59,8 @@ class AblationSparsityStudy(Study):
     def reason(self, subject: Subject) -> str | None:
         if not subject.has_lm:
             return NEEDS_LM
+        if not subject.has_one_lm:
+            return NEEDS_ONE_LM
         if subject.window_tokens <= self.span:
             return (
                 f"needs windows longer than span={self.span}, these have {subject.window_tokens} positions; lower "

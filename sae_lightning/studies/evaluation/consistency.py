@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sae_lightning.core import derive_seed
 from sae_lightning.metrics import bootstrap_weights, interval
+from sae_lightning.sae import SparseAutoencoder
 from sae_lightning.studies.evaluation.matching import match, nearest, unit_rows
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.study import ComparativeStudy, Estimate, Result, Table
@@ -70,7 +71,7 @@ class ConsistencyStudy(ComparativeStudy):
             if one.d_out != two.d_out:
                 notes.append(f"{a} and {b} write activations of widths {one.d_out} and {two.d_out}: not compared")
                 continue
-            sites = [subject.sae.metadata.get("sites") for subject in (subjects[a], subjects[b])]
+            sites = [_sites(subjects[name].sae) for name in (a, b)]
             if None not in sites and sites[0] != sites[1]:
                 notes.append(f"{a} and {b} were trained on different sites: their directions may mean different things")
             found, table = self._pair(a, b, unit_rows(one.W_dec), unit_rows(two.W_dec))
@@ -111,3 +112,8 @@ class ConsistencyStudy(ComparativeStudy):
             for name, value, draws in zip(of_feature, stacked.mean(0), np.concatenate(drawn).T, strict=True):
                 estimates[name] = Estimate(float(value), *(interval(float(value), draws, n) or (None, None)), n)
         return {name: estimates[name] for name in found}
+
+
+def _sites(sae: SparseAutoencoder) -> tuple[list[str], list[str]] | None:
+    sites = sae.metadata.get("sites")
+    return None if sites is None else (list(sites["read"]), list(sites["write"]))

@@ -11,7 +11,7 @@ from sae_lightning.core import TokenBatch, UserError
 from sae_lightning.lm.crossentropy import kl, loss, predicted
 from sae_lightning.metrics import DownstreamLoss, RunningMetric
 from sae_lightning.studies.passes import Pass
-from sae_lightning.studies.splice import Splice, text_chunks, windows_at_a_time
+from sae_lightning.studies.splice import Splice, splices, text_chunks, windows_at_a_time
 from sae_lightning.studies.study import Result
 from sae_lightning.studies.subject import NEEDS_LM, Subject
 from sae_lightning.studies.windows import WindowStudy
@@ -24,7 +24,9 @@ class DownstreamStudy(WindowStudy):
     All edits are made where the keep mask of training is True; masked positions keep what the model computes. Losses
     count at every position whose *target* is a real token, masked or not. The clean run goes through the same code as
     the edited ones, so an identity SAE scores ``delta_ce`` 0, ``kl`` 0 and ``ce_recovered`` 1 exactly. Mean ablation
-    writes the mean of the kept activations of all the subject's windows.
+    writes the mean of the kept activations of all the subject's windows. A transcoder is written in place of what it
+    predicts, a crosscoder at all its sites at once. Of two models side by side each has its own runs, with what is
+    written in it alone, and figures of its own: ``delta_ce/base``, ``delta_ce/tuned``.
 
     tokens: measured on the first windows that hold so many positions; null: on all.
     """
@@ -57,24 +59,29 @@ class DownstreamStudy(WindowStudy):
         sites, mean = subject.harvester.sites.write, unit.mean.float()
         out: list[tuple[RunningMetric, ...]] = []
         for part, rows in text_chunks(unit, windows_at_a_time(subject.lm, subject.window_tokens)):
-            splice = Splice(subject.lm, sites, part)
-            y_hat = unit.y_hat[rows]
-            written: dict[str, Callable[[], Tensor]] = {
-                "spliced": lambda y_hat=y_hat: y_hat,
-                "zero": lambda y_hat=y_hat: torch.zeros_like(y_hat),
-                "mean": lambda y_hat=y_hat: mean.expand(len(y_hat), -1),
-            }
-            out += _measure(splice, part.tokens, written)
+            found: list[list[DownstreamLoss]] = []
+            for member, (splice, columns) in splices(subject.lm, sites, part).items():
+                y_hat, own_mean = unit.y_hat[rows], mean
+                if member is not None:
+                    columns = columns.to(mean.device)
+                    y_hat, own_mean = y_hat[:, columns], mean[columns]
+                written: dict[str, Callable[[], Tensor]] = {
+                    "spliced": lambda y_hat=y_hat: y_hat,
+                    "zero": lambda y_hat=y_hat: torch.zeros_like(y_hat),
+                    "mean": lambda y_hat=y_hat, own_mean=own_mean: own_mean.expand(len(y_hat), -1),
+                }
+                found.append(_measure(splice, part.tokens, written, member))
+            out += zip(*found, strict=True)
         return out
 
 
 def _measure(
-    splice: Splice, batch: TokenBatch, written: dict[str, Callable[[], Tensor]]
-) -> list[tuple[RunningMetric, ...]]:
+    splice: Splice, batch: TokenBatch, written: dict[str, Callable[[], Tensor]], of: str | None
+) -> list[DownstreamLoss]:
     """Return each window's losses in the clean run and with each of ``written`` in place."""
     clean = splice.clean()
     real = predicted(batch.mask).to(clean.device)
-    metrics = [DownstreamLoss() for _ in range(len(real))]
+    metrics = [DownstreamLoss(of=of) for _ in range(len(real))]
     losses = loss(clean, batch.tokens)
     for i, metric in enumerate(metrics):
         metric.update_clean(losses[i][real[i]])
@@ -83,4 +90,4 @@ def _measure(
         losses, divergences = loss(logits, batch.tokens), kl(clean[:, :-1], logits[:, :-1])
         for i, metric in enumerate(metrics):
             metric.update_run(run, losses[i][real[i]], divergences[i][real[i]])
-    return [(metric,) for metric in metrics]
+    return metrics

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from sae_lightning.lm.sites import MEMBERS
 from sae_lightning.studies.evaluation.downstream import DownstreamStudy
 from sae_lightning.studies.evaluation.reconstruction import ReconstructionStudy
 from sae_lightning.studies.evaluation.sparsity import SparsityStudy
@@ -32,7 +33,8 @@ def heldout_metrics(
     """Return every one of ``HELDOUT_KEYS`` for ``subject``, with value None where it is not defined.
 
     Reconstruction and sparsity are over ``subject.rows`` where they are given, else over its windows; the downstream
-    ones over its windows, undefined without a language model.
+    ones over its windows, undefined without a language model. Of an SAE of two they are ``delta_ce/base``,
+    ``delta_ce/tuned`` and so on, and those without such an end undefined.
 
     dead: what training counted over its last tokens; held-out rows are too few to tell.
     draws: of the bootstrap behind the intervals; 0: no intervals.
@@ -47,4 +49,7 @@ def heldout_metrics(
     undefined = Estimate(None, None, None, 0)
     values = {name: estimate for result in found.values() for name, estimate in result.estimates.items()}
     values["dead"] = dead or undefined
-    return {key: values.get(key, undefined) for key in HELDOUT_KEYS}
+    # Of two language models each has downstream figures of its own.
+    of_each = [f"{key}/{member}" for key in HELDOUT_KEYS for member in MEMBERS]
+    asked = (*HELDOUT_KEYS, *(name for name in of_each if name in values))
+    return {name: values.get(name, undefined) for name in asked}

@@ -13,7 +13,7 @@ from sae_lightning.activations import StopRequested
 from sae_lightning.training.callbacks.base import find
 from sae_lightning.training.callbacks.evaluation import Evaluation
 from sae_lightning.training.callbacks.nan_guard import drop_bad_lanes
-from sae_lightning.training.checkpoints import checksum_path, link_or_copy, step_checkpoints
+from sae_lightning.training.checkpoints import checksum_path, link_or_copy, parts_of, step_checkpoints
 from sae_lightning.training.module import SAEModule
 
 logger = logging.getLogger(__name__)
@@ -75,9 +75,12 @@ class Checkpoints(LightningCheckpoint):
         is_best = self._is_best(trainer)
         if is_best or self._is_numbered(step, pl_module.total_steps):
             self.save(trainer, pl_module)
-        if is_best and self._saved_step == step:
-            link_or_copy(self.path(step), self.folder / "best.ckpt")
-            link_or_copy(checksum_path(self.path(step)), checksum_path(self.folder / "best.ckpt"))
+        if is_best and self._saved_step == step and trainer.is_global_zero:
+            path = self.path(step)
+            for file in (path, *parts_of(path)):
+                best = self.folder / file.name.replace(path.name, "best.ckpt")
+                link_or_copy(file, best)
+                link_or_copy(checksum_path(file), checksum_path(best))
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if isinstance(exception, StopRequested) and isinstance(pl_module, SAEModule):

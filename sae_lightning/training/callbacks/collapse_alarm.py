@@ -36,7 +36,7 @@ class CollapseAlarm(LaneCallback):
             strikes = self._strikes.get(name, 0) + 1 if fvu > 0.98 and l0 < 1 else 0
             self._strikes[name] = strikes
             if strikes == self.patience:
-                logger.warning("%s", self.message(name, lane, fvu, l0, len(batch), module.progress))
+                logger.warning("%s", self.message(name, lane, fvu, l0, module.batch_rows, module.progress))
 
     def message(self, name: str, lane: Lane, fvu: float, l0: float, batch_size: int, progress: float) -> str:
         """Return the alarm: what was seen, the effective coefficients, the cause and the remedy."""

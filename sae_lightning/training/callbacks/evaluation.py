@@ -21,6 +21,7 @@ class Evaluation(LaneCallback):
 
     The evaluator is given, not imported: training does not know the studies. It must not touch the training stream;
     the token order is the same with evaluation on or off, because each has its own source and generators.
+    Of several processes with the same SAE the first evaluates and tells the others ``fvu``.
     """
 
     def __init__(self, evaluate: Evaluator, every_n_steps: int = 250) -> None:
@@ -31,7 +32,7 @@ class Evaluation(LaneCallback):
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
         step = trainer.global_step
-        for name, lane in module.each_lane():
+        for name, lane in module.each_lane() if module.ranks.rank == 0 or module.sharded else []:
             was_training = lane.training
             lane.eval()
             try:
@@ -41,4 +42,5 @@ class Evaluation(LaneCallback):
             self.fvu[name] = values.get("fvu", math.nan)
             scalars(trainer, module, name, {f"heldout/{key}": value for key, value in values.items()})
             logger.debug("step %d, lane %s, held out: %s", step, name, values)
+        self.fvu = module.ranks.told(self.fvu)
         self.evaluated_at = step

@@ -27,7 +27,7 @@ class Export(L.Callback):
     calibration: gives raw held-out rows that no metric is measured on; an inference threshold (batch top-k) is set on
         them to the target l0.
     evaluate: measures the folded SAE on held-out data; its figures travel in the export's metadata.
-    sample: gives raw held-out rows that are stored with the SAE, for whoever loads it to measure it again.
+    sample: gives raw held-out rows (x, y) that are stored with the SAE, for whoever loads it to measure it again.
     metadata: what the export says of its origin: sites, language model, mask. per_lane: what differs between lanes
         (normalisation, seed).
     """
@@ -37,7 +37,7 @@ class Export(L.Callback):
         run_dir: str,
         evaluate: FinalEvaluator,
         calibration: Callable[[], Iterable[Tensor]],
-        sample: Callable[[], Tensor],
+        sample: Callable[[], tuple[Tensor, Tensor]],
         metadata: dict[str, Any],
         per_lane: Mapping[str, dict[str, Any]] | None = None,
     ) -> None:
@@ -52,6 +52,8 @@ class Export(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Runs also when a resumed run had all its steps behind it; not when training was stopped or failed."""
         assert isinstance(pl_module, SAEModule)
+        if pl_module.ranks.rank and not pl_module.sharded:
+            return
         for name, lane in pl_module.each_lane():
             lane.eval()
             target = lane.sae.nominal_l0
@@ -65,8 +67,13 @@ class Export(L.Callback):
             folder = lane_folder(self.run_dir, pl_module, name) / "export"
             trained = {"tokens": int(lane.tokens_seen), "steps": trainer.global_step, **plain(figures)}
             own = self.per_lane.get(name, {})
-            folded.metadata = {**self.metadata, **own, "training": trained}
+            sites = self.metadata.get("sites")
+            if sites is not None:
+                sites = {**sites, "scale_out": lane.normaliser.site_scales(sites["widths_out"])}
+            folded.metadata = {**self.metadata, **own, "sites": sites, "training": trained}
             save_sae(folder, folded, sample=self.sample())
+            if pl_module.ranks.rank:
+                continue
             with atomic_path(folder / "README.md") as temporary:
                 temporary.write_text(model_card(folded), encoding="utf-8")
             logger.info("export written to %s", folder)

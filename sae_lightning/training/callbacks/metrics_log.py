@@ -34,14 +34,14 @@ class MetricsLog(LaneCallback):
 
     def after_step(self, trainer: L.Trainer, module: SAEModule, batch: ActivationBatch) -> None:
         now, step = time.perf_counter(), trainer.global_step
-        speed = (step - self._step) * len(batch) / max(now - self._since, 1e-9)
+        speed = (step - self._step) * module.batch_rows / max(now - self._since, 1e-9)
         self._since, self._step = now, step
         for name, lane in module.each_lane():
             values = lane.take_averages() | feature_shares(lane)
             values["throughput/tokens_per_s"] = speed
             values["throughput/lr"] = module.rate_of(name)
             values["throughput/tokens"] = float(lane.tokens_seen)
-            for term, value in lane.lambda_eff(len(batch), module.progress).items():
+            for term, value in lane.lambda_eff(module.batch_rows, module.progress).items():
                 values[f"loss/{term}_lambda_eff"] = value
             values["weights/grad_norm"] = module.grad_norm_of(name)
             scalars(trainer, module, name, values)
@@ -50,7 +50,7 @@ class MetricsLog(LaneCallback):
 def feature_shares(lane: Lane) -> dict[str, float]:
     """Return which share of the features is dead, and which was active within the last 10M tokens."""
     return {
-        "sparsity/dead": float(lane.dead().float().mean()),
-        "sparsity/active_last_10M": 1.0 - float(lane.dead(min(WINDOW_TOKENS, int(lane.tokens_seen))).float().mean()),
+        "sparsity/dead": lane.dead_share(),
+        "sparsity/active_last_10M": 1.0 - lane.dead_share(min(WINDOW_TOKENS, int(lane.tokens_seen))),
         "sparsity/l0_rolling": lane.rolling_l0(),
     }

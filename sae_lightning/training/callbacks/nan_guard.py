@@ -57,7 +57,7 @@ def drop_bad_lanes(module: SAEModule, *, weights: bool = False) -> None:
     """
     for name, lane in module.each_lane():
         step = lane.first_bad()
-        if step < 0 and weights and not all(bool(torch.isfinite(p).all()) for p in lane.sae.parameters()):
+        if step < 0 and weights and _overflowed(module, lane):
             step = int(lane.steps_done)
             lane.first_bad_step.fill_(step)
         if step < 0:
@@ -69,6 +69,12 @@ def drop_bad_lanes(module: SAEModule, *, weights: bool = False) -> None:
         for parameter in lane.sae.parameters():
             parameter.grad = None
         logger.warning("%s: dropped, the other %d lanes go on; %s", what, len(module.each_lane()), _REMEDY)
+
+
+def _overflowed(module: SAEModule, lane: Lane) -> bool:
+    """Return whether a weight is no longer a number; of a sharded SAE, in whichever process it lies."""
+    bad = not all(bool(torch.isfinite(p).all()) for p in lane.sae.parameters())
+    return any(module.ranks.objects(bad)) if module.sharded else bad
 
 
 def _describe(name: str, lane: Lane, step: int) -> str:

@@ -87,7 +87,7 @@ class LiveProgress(LaneCallback):
         if self._bar is not None:
             self._bar.update(self._task, completed=tokens, figures=figures)
             return
-        total = module.total_steps * len(batch)
+        total = module.total_steps * module.batch_rows
         left = (total - tokens) / max(speed, 1e-9)
         logger.info("%s of %s tokens, %.0f s left, %s", f"{tokens:,}", f"{total:,}", left, figures)
 

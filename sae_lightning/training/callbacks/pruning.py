@@ -40,7 +40,8 @@ class TrialOf(BaseModel):
 class Pruning(LaneCallback):
     """Report each evaluation's held-out fvu to the trial of the study; raise Pruned when its pruner says stop.
 
-    Put it after Evaluation. A resumed run reports nothing twice: a step that the trial knows keeps its value.
+    Put it after Evaluation. A resumed run reports nothing twice: a step that the trial knows keeps its value. Of
+    several processes the first reports, and all hear what the pruner says.
 
     trial: ``{storage, study, number}`` as the sweep wrote it into the run's config.
     Raises UserError: a study or trial that is not there, a bank of several lanes.
@@ -54,7 +55,9 @@ class Pruning(LaneCallback):
         self._reported_at = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._trial = load_trial(self.where)
+        assert isinstance(pl_module, SAEModule)
+        if pl_module.ranks.rank == 0:
+            self._trial = load_trial(self.where)
         self._evaluation = find(trainer, Evaluation)
 
     def due(self, step: int, total_steps: int) -> bool:
@@ -68,12 +71,15 @@ class Pruning(LaneCallback):
             raise UserError("trial: a bank of several lanes cannot be pruned; use pruner=none")
         (fvu,) = evaluation.fvu.values()
         self._reported_at = step
-        assert self._trial is not None
-        # Optuna leaves a value that is no number out of its medians; such a run is NaNGuard's.
-        if math.isfinite(fvu):
-            self._trial.report(fvu, step)
-        if step < module.total_steps and self._trial.should_prune():
-            write_json(self.run_dir / "pruned.json", {"step": step, "fvu": fvu})
+        prune = False
+        if self._trial is not None:
+            # Optuna leaves a value that is no number out of its medians; such a run is NaNGuard's.
+            if math.isfinite(fvu):
+                self._trial.report(fvu, step)
+            prune = step < module.total_steps and self._trial.should_prune()
+        if module.ranks.told(prune):
+            if module.ranks.rank == 0:
+                write_json(self.run_dir / "pruned.json", {"step": step, "fvu": fvu})
             raise Pruned(f"pruned at step {step}: held-out fvu {fvu:.4g} is worse than the median of the other trials")
 
 

@@ -74,6 +74,8 @@ class ScalingLog(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, SAEModule)
+        if pl_module.ranks.rank:
+            return
         export = find(trainer, Export)
         assert export is not None, "ScalingLog needs the Export callback before it"
         lines = []
@@ -117,7 +119,7 @@ class ScalingLog(L.Callback):
             "d_out": d_out,
             "d_sae": sae.d_sae,
             "k": sae.nominal_l0,
-            "parameters": sum(p.numel() for p in sae.parameters()),
+            "parameters": sae.n_parameters,
             "tokens": tokens,
             "training_flops": training_flops(sae.d_in, d_out, sae.d_sae, tokens),
             "seconds": round(self._before, 3),

@@ -21,6 +21,7 @@ class StopSignal(LightningCheckpoint):
 
     Raises StopRequested out of ``fit``: from the source when it is busy with the language model (within one
     micro-batch; its state is still that of the last batch), else after the step. Checkpoints then saves the state.
+    Of several processes each tells the others with its next step, and all end after the same one.
     A Lightning Checkpoint only so that it runs after Checkpoints.
     """
 
@@ -43,8 +44,10 @@ class StopSignal(LightningCheckpoint):
         self.received = number
         logger.warning("%s: stopping after this step; once more to stop at once", signal.Signals(number).name)
         assert self._module is not None
-        self._module.agenda.stop()
-        self._source.request_stop()
+        self._module.together.received = number
+        if self._module.ranks.alone:
+            self._module.agenda.stop()
+            self._source.request_stop()
 
     def _restore(self) -> None:
         while self._previous:
@@ -58,6 +61,9 @@ class StopSignal(LightningCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        assert isinstance(pl_module, SAEModule)
+        if not pl_module.ranks.alone:
+            self.received = pl_module.together.stop
         if self.received is not None:
             raise StopRequested(f"{signal.Signals(self.received).name} at step {trainer.global_step}")
 
