@@ -34,7 +34,7 @@ def words_of(overrides: list[str]) -> str:
         (["sites.read=[]"], ["sites.read=[]"]),
         (["sites=diff"], ["sites.tuned", "sites.tuned.name"]),
         (["sites.tuned.name=gpt2"], ["sites.tuned", "sites=diff"]),
-        (["data.targets=y.npy"], ["data.targets", "data=activations"]),
+        (["+data.targets=y.npy"], ["data.targets", "data=activations"]),
         (["data=synthetic", "sites=transcoder"], ["data.kind=synthetic", "targets"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
@@ -48,7 +48,7 @@ def test_rules_of_the_settings(overrides: list[str], words: list[str]) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["sites=crosscoder", "sites.layers=[0, 5]"], ["=5", "0 to 1"]),
+        (["sites=crosscoder", "sites.layers=[0, 5]"], ["=5", "0 to 2"]),
         (["sites=mlp_inn"], ["mlp_inn", "mlp_in"]),
         (["sites=diff"], ["sites.tuned", "sites.tuned.name"]),
         (["sites=diff", "sites.tuned.name=none-such-model"], ["none-such-model"]),

@@ -47,8 +47,8 @@ EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CON
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
 OPTIONS = [(g, option) for g, option in EVERYTHING if not g.startswith("hydra/") and g != "studies"]
 STUDIES = [option for group, option in EVERYTHING if group == "studies"]
-# Groups that decide which text is read, or how runs are started: nothing of a step.
-NOT_A_RUN = ("lm", "data", "sites", "launcher", "sweep")
+# Groups that need a language model to take a step (tests/build), or decide how runs are started.
+NOT_A_RUN = ("lm", "data", "sites", "objective", "launcher", "sweep")
 # What a user has to give where a yaml says ???.
 NEEDED = {"data.path": "corpus", "lm.name": "someone/some-model", "out": "out.bin", "sae": "run", "to": "saelens"}
 
@@ -189,7 +189,10 @@ def test_every_architecture_has_a_yaml_of_its_name() -> None:
 
 
 # (class, argument, value): what one architecture's yaml chooses on purpose.
-OWN_CHOICE = {("Reconstruction", "normalise", "variance")}  # Gao et al. divide by the variance
+OWN_CHOICE = {
+    ("Reconstruction", "normalise", "variance"),  # Gao et al. divide by the variance
+    ("GatedL1", "decoder_norm", "None"),  # a transcoder's decoder has no unit norm
+}
 
 
 def plain_value(value: Any) -> Any:
@@ -227,7 +230,7 @@ def test_a_model_s_yaml_says_what_its_classes_default_to(model: str) -> None:
             found += differences(node, f"losses.{name}")
     assert found == []
     # Every option of the forward pass that a run may set stands in the yaml, where a reader looks for it.
-    left_out = {"d_in", "d_out", "skip", "layer_norm", "subtract_b_dec"}
+    left_out = {"d_in", "d_out", "layer_norm", "subtract_b_dec", "site_widths"}
     assert set(inspect.signature(sae_class(model)).parameters) - left_out <= set(raw["sae"])
 
 

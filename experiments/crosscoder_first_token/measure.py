@@ -10,6 +10,7 @@ from sae_lightning.activations import MaskPolicy
 from sae_lightning.build.subject import build_subject
 from sae_lightning.config import EvaluateConfig, validate
 from sae_lightning.core import ActivationBatch
+from sae_lightning.lm.sites import site_layer
 from sae_lightning.studies import Subject, measure_all
 from sae_lightning.studies.evaluation import ReconstructionStudy, SitesStudy
 
@@ -19,25 +20,34 @@ MULTIPLE = 10.0
 
 
 def measure(run: Path) -> dict[str, float]:
-    """Return fvu on all tokens, without first positions, without outliers too, of each site there; energy's shares."""
+    """Return what a crosscoder does to each set of tokens.
+
+    ``fvu, SET``; ``fvu, layer L``: of each site, on the tokens without outliers; ``error at first %``, ``energy at
+    first %``: the share of all tokens' squared error, and of their squared distance from the mean of tokens without
+    outliers, that lies at first positions.
+    """
     config = validate(command.plain(command.compose("evaluate", [f"sae={run}", f"tokens={TOKENS}"])), EvaluateConfig)
     subject = build_subject(config, str(run)).subject
     x, sets = rows_of(subject)
-    fvus, sites = {}, {}
+    found: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for name, keep in sets.items():
         rows = x[keep]
         about = Subject(subject.sae, rows=ActivationBatch(x=rows, y=rows, token_index=torch.arange(len(rows))))
         studies = [ReconstructionStudy(others=False), SitesStudy(rows=0)]
-        found = measure_all(about, studies, draws=0, show_progress=False)
-        fvus[f"fvu, {name}"] = found["reconstruction"].values["fvu"] or 0.0
+        results = measure_all(about, studies, draws=0, show_progress=False)
+        whole, sites = results["reconstruction"].values, results["sites"].values
+        errors[name] = (whole["mse"] or 0.0) * len(rows)
+        if name != "first only":
+            found[f"fvu, {name}"] = whole["fvu"] or 0.0
         if name == "outliers out":
-            sites = {
-                f"fvu, {key.rpartition('blocks.')[2].partition('.')[0]}": value or 0.0
-                for key, value in found["sites"].values.items()
-                if key.startswith("fvu/")
-            }
-    centred = (x - x[sets["outliers out"]].mean(0)).square().sum(1).double()
-    return fvus | sites | {"energy of first": float(centred[sets["first only"]].sum() / centred.sum())}
+            for key, value in sites.items():
+                if key.startswith("fvu/"):
+                    found[f"fvu, layer {site_layer(key.removeprefix('fvu/'))}"] = value or 0.0
+    energy = (x - x[sets["outliers out"]].mean(0)).square().sum(1).double()
+    found["error at first %"] = 100 * errors["first only"] / errors["first in"]
+    found["energy at first %"] = 100 * float(energy[sets["first only"]].sum() / energy.sum())
+    return found
 
 
 #: Rows that were read, by sites and windows: all lanes of a bank are measured on the same ones.

@@ -27,15 +27,15 @@ def gradients(axis: Any, out: Path, records: list[dict[str, Any]]) -> None:
 
 
 def bars(axis: Any, records: list[dict[str, Any]], column: str) -> None:
-    """Draw one figure of every kind of training, by what was trained on; dots are seeds."""
+    """Draw one figure of every kind of training, by what was trained on (colours as beside); dots are seeds."""
     for number, (colour, mask) in enumerate(zip(COLOURS, MASKS, strict=True)):
         for place, kind in enumerate(KINDS):
             found = [row[column] for row in records if row["trained on"] == mask and row["lane"] == kind]
             at = place + 0.27 * number
-            axis.bar(at, np.mean(found), 0.25, color=colour, label=None if place else f"trained with {mask}")
+            axis.bar(at, np.mean(found), 0.25, color=colour)
             axis.plot([at] * len(found), found, "k.", markersize=4)
     axis.set_xticks(np.arange(len(KINDS)) + 0.27, list(KINDS), fontsize=8)
-    axis.set(title=column)
+    axis.set(title=f"{column}, by kind of training and tokens trained on")
     axis.grid(alpha=0.3, axis="y")
 
 
@@ -70,7 +70,6 @@ def main() -> None:
     figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), constrained_layout=True)
     gradients(axes[0, 0], out, records)
     bars(axes[0, 1], records, "fvu, first out")
-    axes[0, 1].legend(frameon=False, fontsize=8)
     sweep(axes[1, 0], records, "dead %")
     sweep(axes[1, 1], records, "fvu, first out")
     figure.savefig(out / "first_token.png", dpi=110)

@@ -110,7 +110,7 @@ def tables(every: Sequence[Mapping[str, Any]]) -> str:
         groups.setdefault((row["lane"], row["trained on"]), []).append(dict(row))
     rows = [mean(group) for group in groups.values()]
     fvus = [key for key in rows[0] if key.startswith("fvu")]
-    columns = ["lane", "trained on", "grad", "grad spread", "grad max", *fvus, "dead %", "l0"]
+    columns = ["lane", "trained on", "grad", "grad spread", "grad max", *fvus, "error at first %", "dead %", "l0"]
     first = sorted((r for r in rows if r["lane"] in KINDS), key=lambda r: list(KINDS).index(r["lane"]))
     swept = [r for r in rows if r["lane"].startswith("init")]
     second = ["lane", "trained on", "dead %", "fvu, first out", "fvu, outliers out", "l0"]

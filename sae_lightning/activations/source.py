@@ -27,8 +27,8 @@ class ActivationSource(Protocol):
     ahead; the source gives nothing after it.
 
     Several processes that train together spread a source over themselves (``spread``, before the first batch):
-    ``batch_size`` stays that of all of them, and each is handed its part. ``one_stream`` is true of a source whose state
-    is then the same everywhere, because all cut the same batches.
+    ``batch_size`` stays that of all of them, and each is handed its part. ``one_stream`` is true of a source whose
+    state is then the same everywhere, because all cut the same batches.
     """
 
     d_in: int
@@ -55,8 +55,8 @@ def part_of_batch(batch_size: int, ranks: Ranks) -> slice:
     """
     if batch_size % ranks.world:
         raise UserError(
-            f"data.batch_size={batch_size}: is the batch of all {ranks.world} processes together and must be a multiple "
-            f"of trainer.devices={ranks.world}; change the one or the other"
+            f"data.batch_size={batch_size}: is the batch of all {ranks.world} processes together and must be a "
+            f"multiple of trainer.devices={ranks.world}; change the one or the other"
         )
     own = batch_size // ranks.world
     return slice(own * ranks.rank, own * (ranks.rank + 1))

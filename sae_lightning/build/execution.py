@@ -106,5 +106,5 @@ def agreement(sae: ChoosingAutoencoder, x: Float[Tensor, "n d_in"]) -> float:
 def _raised(sae: ChoosingAutoencoder, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "d_sae"]:
     """Return one bar for all features that about ``_ACTIVE`` of them exceed in each row."""
     best = [z.topk(min(_ACTIVE, z.shape[1]), dim=1).values for z in sae._blocks(x)]
-    least = torch.cat(best, 1).topk(min(_ACTIVE, sae.d_sae), dim=1).values[:, -1]
+    least = torch.cat(best, 1).topk(min(_ACTIVE, sae.width), dim=1).values[:, -1]
     return torch.full_like(sae.b_enc, float(least.mean()))

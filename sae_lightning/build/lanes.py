@@ -1,5 +1,6 @@
 """From config to a lane: SAE, its start, its objective, its normaliser."""
 
+import inspect
 from dataclasses import replace
 
 import torch
@@ -26,21 +27,15 @@ COEFFICIENTS = ("l1", "l0", "target_l0")
 def sae_node(config: RunConfig, layout: Layout | None = None) -> Node:
     """Return the node of a config's SAE: its constructor's arguments, but for those that the data decide.
 
-    What is null follows from the sites, where they are known. A transcoder's b_dec is no centre of what it reads, and
-    its decoder starts at 0. A crosscoder's decoder rows can't have unit norm at each of their sites: where an
-    architecture counts on that, activations are rescaled by the norms instead.
+    What is null follows from the sites where they are known, else from the widths. A transcoder's b_dec is no centre of
+    what it reads, however wide that is, and its decoder starts at 0 and finds norms of its own.
     """
     node = {name: value for name, value in config.sae.items() if name not in COEFFICIENTS}
-    if node.get("rescale_acts_by_decoder_norm", 0) is None:
-        del node["rescale_acts_by_decoder_norm"]
-    if layout is None:
-        return node
-    if layout.transcodes:
-        for name in ("subtract_b_dec", "unit_norm_decoder"):
-            if node.get(name) is None:
+    if layout is not None and layout.transcodes:
+        known = inspect.signature(target_of(node, "sae")).parameters
+        for name in ("subtract_b_dec", "unit_norm_decoder", "rescale_acts_by_decoder_norm"):
+            if name in known and node.get(name) is None:
                 node[name] = False
-    elif layout.crosses and "rescale_acts_by_decoder_norm" not in node:
-        node["rescale_acts_by_decoder_norm"] = bool(target_of(node, "sae").unit_norm_default)
     return node
 
 

@@ -83,7 +83,7 @@ def build_run(
         sharded=config.trainer.sharded,
     )
     source: ActivationSource = OneBatch(data.source) if config.trainer.overfit_batch else data.source
-    datamodule = ActivationDataModule(source, config.total_steps, ranks)
+    datamodule = ActivationDataModule(source, config.total_steps, ranks, sharded=config.trainer.sharded)
     heldout = HeldOut(data, config.evaluation, config.data.context_length)
     facts = data.facts if ranks.alone else lambda: {**data.facts(), "processes": ranks.world}
     trainer = build_trainer(config, lanes, run_dir, data, heldout, facts)

@@ -10,6 +10,9 @@ from sae_lightning.sae import SparseAutoencoder, formats
 from sae_lightning.sae.fold import unfold
 from sae_lightning.sae.sharding import part_of
 
+# Largest over smallest norm of decoder rows that count as one.
+_SAME_NORM = 1.1
+
 
 def start_from(sae: SparseAutoencoder, path: str, normaliser: Normaliser, data: Data) -> None:
     """Give ``sae`` the weights of the SAE in ``path``: folded for raw rows, brought back to normalised ones.
@@ -37,9 +40,26 @@ def start_from(sae: SparseAutoencoder, path: str, normaliser: Normaliser, data: 
                 f"init_from={path}: was trained to {side} {', '.join(theirs)}, this run {side}s {', '.join(ours)}; set "
                 "the same sites"
             )
-    weights = unfold(trained, normaliser, rescale=sae.rescale_acts_by_decoder_norm)
+    weights = unfold(trained, normaliser)
+    if sae.rescale_acts_by_decoder_norm and not sae.features_scale_freely:
+        _check_norms(weights, path)
     if weights.subtract_b_dec != sae.subtract_b_dec:
         # The same function, written as this run's SAE writes it: with b_dec taken off what is read, or in b_enc.
         weights.subtract_b_dec = False
         weights.shift_input_(weights.b_dec if sae.subtract_b_dec else -weights.b_dec)
     sae.load_state_dict(part_of(sae, weights.state_dict()))
+
+
+def _check_norms(weights: SparseAutoencoder, path: str) -> None:
+    """Raise UserError where multiplying activations by decoder norms would choose other features.
+
+    An SAE that was trained so has the same norm in every row, but for what two normalisers fitted on different samples
+    differ in.
+    """
+    norms = weights.decoder_norms()
+    alive = norms[weights.W_dec.norm(dim=1) > 0]
+    if len(alive) and float(alive.max()) > _SAME_NORM * float(alive.min()):
+        raise UserError(
+            f"init_from={path}: its decoder rows have norms from {float(alive.min()):.2f} to {float(alive.max()):.2f}, "
+            "and sae.rescale_acts_by_decoder_norm=true would choose its features by them; set it to false"
+        )

@@ -6,8 +6,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loggers import Logger
 
 from sae_lightning.build.data import Data
 from sae_lightning.build.device import training_device

@@ -122,9 +122,7 @@ class RunConfig(Section):
             remedy = "give text" if kind == "synthetic" else "give data.targets=... with a row for each, or text"
             raise ValueError(f"sites: data.kind={kind} has rows and no targets for a transcoder to write; {remedy}")
         if sites.layers is not None or sites.diff:
-            raise ValueError(
-                f"sites: data.kind={kind} has rows of one site; a crosscoder and sites=diff read text"
-            )
+            raise ValueError(f"sites: data.kind={kind} has rows of one site; a crosscoder and sites=diff read text")
 
     def _check_objective(self) -> None:
         weights = self.objective

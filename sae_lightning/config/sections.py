@@ -183,8 +183,8 @@ class SchedulerConfig(Section):
 class TrainerConfig(Section):
     """How a run is computed.
 
-    devices: processes that train it together, each on a device of its own. strategy: ``ddp``: each has its rows of every
-    batch; ``model_parallel``: each has its features of the SAE; ``auto`` is ddp.
+    devices: processes that train it together, each on a device of its own. strategy: ``ddp``: each has its rows of
+    every batch; ``model_parallel``: each has its features of the SAE; ``auto`` is ddp.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"

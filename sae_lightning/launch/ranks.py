@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -99,8 +100,10 @@ def join(config: "RunConfig") -> "Ranks":
             )
         torch.cuda.set_device(here.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    if here.local_world == here.world and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody beyond this machine is meant
+    if here.local_world == here.world:  # nobody beyond this machine is meant
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     folder = os.environ.get(FOLDER)
     if folder is not None:
         _end_with_parent()
@@ -121,10 +124,15 @@ def leave() -> None:
 
 def _address() -> str:
     """Return host and port of rank 0: torchrun's, or the first of Slurm's hosts and a port by the job's number."""
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-
-    slurm = SLURMEnvironment(auto_requeue=False)
-    return f"{slurm.main_address}:{slurm.main_port}"
+    env = os.environ
+    host, port = env.get("MASTER_ADDR"), env.get("MASTER_PORT")
+    if host is None:
+        # node[03-07,12],other: the number that a range begins with belongs to the first host.
+        nodes = env.get("SLURM_STEP_NODELIST", env.get("SLURM_NODELIST", "127.0.0.1"))
+        host = re.sub(r"\[([^],-]*)[^]]*\]", r"\1", nodes).split(",")[0]
+    if port is None:
+        port = str(15_000 + (10 * int(env.get("SLURM_JOB_ID", "0")) + int(env.get("SLURM_STEP_ID", "0"))) % 10_000)
+    return f"{host}:{port}"
 
 
 def _end_with_parent() -> None:

@@ -26,7 +26,7 @@ class GatedL1(LossTerm):
     penalises_sparsity = True
 
     def __init__(
-        self, coefficient: Schedule | float = DEFAULT_COEFFICIENT, decoder_norm: DecoderNorm | None = None
+        self, coefficient: Schedule | float = DEFAULT_COEFFICIENT, decoder_norm: DecoderNorm | None = "plain"
     ) -> None:
         super().__init__(coefficient)
         self.decoder_norm: DecoderNorm | None = decoder_norm

@@ -32,7 +32,8 @@ class SparseAutoencoder(nn.Module, ABC):
     ``sae.io.load_sae`` fills them: nothing here draws random numbers.
 
     rescale_acts_by_decoder_norm: ``f = activation(z ||d||)`` and ``y_hat = sum_i f_i d_i / ||d_i|| + b_dec``, as if
-        every decoder row d_i had unit norm; of several sites, ``||d_i||`` is the sum of their norms.
+        every decoder row d_i had unit norm; of several sites, ``||d_i||`` is the sum of their norms. None: of several
+        sites where the architecture keeps a unit-norm decoder for one, else false.
     subtract_b_dec: whether the encoder reads x - b_dec. None: where d_out equals d_in; set false for a transcoder.
     unit_norm_decoder: what training does to W_dec after each step. None: the architecture's own, and false where
         d_out differs from d_in.
@@ -77,7 +78,7 @@ class SparseAutoencoder(nn.Module, ABC):
         d_sae: int,
         d_out: int | None = None,
         *,
-        rescale_acts_by_decoder_norm: bool = False,
+        rescale_acts_by_decoder_norm: bool | None = None,
         subtract_b_dec: bool | None = None,
         unit_norm_decoder: bool | None = None,
         skip: bool = False,
@@ -92,11 +93,14 @@ class SparseAutoencoder(nn.Module, ABC):
             raise UserError(f"subtract_b_dec=true with d_in={d_in}, d_out={d_out}: needs equal widths; set it to false")
         self.d_in, self.d_sae, self.d_out = d_in, d_sae, d_out
         self.first, self.width = 0, d_sae
-        self.rescale_acts_by_decoder_norm = rescale_acts_by_decoder_norm
         self.subtract_b_dec = d_in == d_out if subtract_b_dec is None else subtract_b_dec
         if site_widths is not None and sum(site_widths) != d_out:
             raise UserError(f"site_widths={list(site_widths)}: must add up to d_out={d_out}; one width a written site")
         self.site_widths = None if site_widths is None else tuple(site_widths)
+        rescale = self.unit_norm_default and self.n_sites > 1
+        self.rescale_acts_by_decoder_norm = (
+            rescale if rescale_acts_by_decoder_norm is None else rescale_acts_by_decoder_norm
+        )
         default = self.unit_norm_default and d_in == d_out and self.n_sites == 1
         self.unit_norm_decoder = default if unit_norm_decoder is None else unit_norm_decoder
         self.skip, self.layer_norm = skip, layer_norm

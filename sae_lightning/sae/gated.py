@@ -31,7 +31,7 @@ class GatedSAE(SparseAutoencoder):
         d_sae: PositiveInt,
         d_out: PositiveInt | None = None,
         *,
-        rescale_acts_by_decoder_norm: bool = False,
+        rescale_acts_by_decoder_norm: bool | None = None,
         subtract_b_dec: bool | None = None,
         unit_norm_decoder: bool | None = None,
         skip: bool = False,

@@ -40,7 +40,7 @@ class JumpReLUSAE(ThresholdedAutoencoder):
         *,
         theta_init: PositiveFloat = 0.001,
         bandwidth: PositiveFloat = 0.001,
-        rescale_acts_by_decoder_norm: bool = False,
+        rescale_acts_by_decoder_norm: bool | None = None,
         subtract_b_dec: bool | None = None,
         unit_norm_decoder: bool | None = None,
         skip: bool = False,

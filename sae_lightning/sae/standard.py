@@ -34,7 +34,7 @@ class StandardSAE(ThresholdedAutoencoder):
         d_out: PositiveInt | None = None,
         *,
         negative_slope: Annotated[float, Ge(0), Lt(1)] = 0.0,
-        rescale_acts_by_decoder_norm: bool = False,
+        rescale_acts_by_decoder_norm: bool | None = None,
         subtract_b_dec: bool | None = None,
         unit_norm_decoder: bool | None = None,
         skip: bool = False,

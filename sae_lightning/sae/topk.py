@@ -42,7 +42,7 @@ class TopKSAE(SelectiveAutoencoder):
         selection: Selection = "topk",
         k_start: PositiveInt | None = None,
         k_anneal: Annotated[float, Ge(0), Le(1)] = 0.0,
-        rescale_acts_by_decoder_norm: bool = False,
+        rescale_acts_by_decoder_norm: bool | None = None,
         subtract_b_dec: bool | None = None,
         unit_norm_decoder: bool | None = None,
         skip: bool = False,

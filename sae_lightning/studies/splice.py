@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_lightning.core import TokenBatch
 from sae_lightning.lm import FrozenLM
-from sae_lightning.lm.sites import MEMBERS, member_of, site_layer
+from sae_lightning.lm.sites import MEMBERS, member_of, resume_site
 from sae_lightning.studies.passes import Pass, Text
 
 # Numbers in one chunk's [windows, pos, vocab] logits: 256 MB in float32. Two such are alive at once.
@@ -38,7 +38,9 @@ class Splice:
     def __init__(self, lm: FrozenLM, sites: tuple[str, ...], text: Text) -> None:
         self.lm, self.sites, self.batch, self.keep = lm, sites, text.tokens, text.keep
         self.clean_acts = text.targets
-        self.start = _resume_site(sites)
+        # Elsewhere than at a site that is written nothing is known of the residual stream.
+        start = resume_site(sites)
+        self.start = start if start in sites else None
 
     def clean(self) -> Float[Tensor, "b p vocab"]:
         """Run with the sites' own activations written back: the same arithmetic as every other run."""
@@ -75,13 +77,3 @@ def splices(lm: FrozenLM, sites: tuple[str, ...], text: Text) -> dict[str | None
             part = replace(text, targets=text.targets[..., columns])
             out[member] = Splice(lm, tuple(own), part), columns
     return out
-
-
-def _resume_site(sites: tuple[str, ...]) -> str | None:
-    """Return the residual site below every other one, where a run may start; None where there is none."""
-    layers = {site: site_layer(site) for site in sites}
-    known = [layer for layer in layers.values() if layer is not None]
-    if len(known) < len(sites):
-        return None
-    lowest = [site for site in sites if layers[site] == min(known)]
-    return lowest[0] if len(lowest) == 1 and lowest[0].endswith(".hook_resid_post") else None

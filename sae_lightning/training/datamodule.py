@@ -35,13 +35,17 @@ class ActivationDataModule(L.LightningDataModule):
 
     ranks: processes that hand out parts of the same batches. The checkpoint has the state of every one's source (once,
     where all of them cut one stream), so a run goes on with as many as it began with: UserError for another number.
+    sharded: every process reads the whole stream, and its part of the checkpoint has its own state.
     """
 
-    def __init__(self, source: ActivationSource, n_batches: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, source: ActivationSource, n_batches: int, ranks: Ranks = ALONE, *, sharded: bool = False
+    ) -> None:
         super().__init__()
         self.source = source
         self.n_batches = n_batches
         self.ranks = ranks
+        self.sharded = sharded
 
     def train_dataloader(self) -> _Stretches:
         return _Stretches(self.source)
@@ -58,7 +62,8 @@ class ActivationDataModule(L.LightningDataModule):
         own = self.source.state_dict()
         if self.ranks.alone:
             return own
-        parts = [own] if getattr(self.source, "one_stream", False) else self.ranks.to_first(own)
+        once = self.sharded or getattr(self.source, "one_stream", False)
+        parts = [own] if once else self.ranks.to_first(own)
         return {"ranks": self.ranks.world, "parts": parts or []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

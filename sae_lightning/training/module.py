@@ -9,7 +9,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from sae_lightning.core import ALONE, ActivationBatch, Ranks, WindowBatch
+from sae_lightning.core import ALONE, ActivationBatch, Ranks, UserError, WindowBatch
 from sae_lightning.losses import ModelRun
 from sae_lightning.training.adam import FusedAdam
 from sae_lightning.training.downstream import Downstream
@@ -215,6 +215,13 @@ class SAEModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["torch_rng_state"] = torch.get_rng_state()
+        checkpoint["shards"] = self.ranks.world if self.sharded else 1
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        shards, own = checkpoint.get("shards", 1), self.ranks.world if self.sharded else 1
+        if shards != own:
+            raise UserError(
+                f"trainer.devices={self.ranks.world}: the checkpoint is that of {shards} process(es) with a part of "
+                f"the features each, and this run's have {own}; go on as it began, or start a new run"
+            )
         torch.set_rng_state(checkpoint["torch_rng_state"].cpu())

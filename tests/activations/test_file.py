@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +172,29 @@ def test_a_state_of_another_file_is_refused(tmp_path, rows):
     other = FileSource(write(tmp_path / "b.npy", rows + 1), 10)
     with pytest.raises(UserError, match="file was"):
         other.load_state_dict(state)
+
+
+def test_targets_go_with_their_rows_wherever_they_are_asked_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 6)).astype(np.float32)
+    y = np.concatenate([x.sum(1, keepdims=True), 2 * x[:, :2]], axis=1)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    source = FileSource(tmp_path / "x.npy", 64, seed=3, rows=(100, 400), targets=tmp_path / "y.npy")
+    assert (source.d_in, source.d_out) == (6, 3)
+
+    def belong(rows: torch.Tensor, targets: torch.Tensor | None) -> None:
+        assert targets is not None
+        torch.testing.assert_close(targets, torch.cat([rows.sum(1, keepdim=True), 2 * rows[:, :2]], 1))
+
+    for batch, _ in zip(source, range(8), strict=False):  # over the end of an epoch
+        belong(batch.x, batch.y)
+    belong(source.sample(50), source.sample_targets(50))
+    belong(source.rows_between(7, 90), source.targets_between(7, 90))
+    plain = FileSource(tmp_path / "x.npy", 64, seed=3, rows=(100, 400))
+    assert plain.sample_targets(50) is None
+    with pytest.raises(UserError, match="targets was None"):
+        source.load_state_dict(plain.state_dict())
+    np.save(tmp_path / "short.npy", y[:-1])
+    with pytest.raises(UserError, match="different masks of tokens"):
+        FileSource(tmp_path / "x.npy", 64, targets=tmp_path / "short.npy")

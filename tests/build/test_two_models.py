@@ -3,17 +3,17 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from sae_lightning import command as hydra_command
 from sae_lightning.build import build_data
 from sae_lightning.build.names import run_name
 from sae_lightning.config import validate
-from sae_lightning.sae import load_sae
+from sae_lightning.sae import StandardSAE, load_sae, save_sae
+from tests.activations.synthetic.small import small
 from tests.conftest import Command
 
 SMALL = ["data.synthetic.shared=24", "data.synthetic.base_only=8", "data.synthetic.tuned_only=8"]
-SMALL += ["data.synthetic.width=32", "data.batch_size=256", "sae.d_sae=40", "tokens=60000", "evaluation.tokens=512"]
+SMALL += ["data.synthetic.firing_probability.max_prob=0.15", "data.synthetic.firing_probability.min_prob=0.05"]
+SMALL += ["data.synthetic.width=32", "data.batch_size=256", "sae.d_sae=40", "tokens=100000", "evaluation.tokens=512"]
 
 
 def test_its_rows_are_two_sites_side_by_side() -> None:
@@ -34,7 +34,7 @@ def test_its_rows_are_two_sites_side_by_side() -> None:
 
 def test_a_crosscoder_of_it_tells_whose_features_are_whose(command: Command, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = command("train", "data=two_models", *SMALL, "sae.k=4", f"paths.run_dir={run}")
+    done = command("train", "data=two_models", *SMALL, "sae.k=3", f"paths.run_dir={run}")
     assert done.returncode == 0, done.stderr
     sae = load_sae(run)
     assert sae.site_widths == (32, 32)
@@ -46,7 +46,7 @@ def test_a_crosscoder_of_it_tells_whose_features_are_whose(command: Command, tmp
     by_norm = {name: e["value"] for name, e in found["sites"]["estimates"].items()}
     assert by_norm["fvu/base/rows"] < 0.3
     assert by_norm["fvu/tuned/rows"] < 0.3
-    assert by_norm["norm_matched"] > 0.6
+    assert by_norm["norm_matched"] > 0.8
     assert by_norm["norm_right"] > 0.8
     assert found["latent_scaling"]["estimates"]["scaled_right"]["value"] > 0.9
     page = (run / "evaluation" / "evaluation.html").read_text()
@@ -54,15 +54,14 @@ def test_a_crosscoder_of_it_tells_whose_features_are_whose(command: Command, tmp
     assert "share of the decoder norm" in page
 
 
-def test_a_study_that_cannot_be_asked_is_refused_in_one_line(command: Command, tmp_path: Path) -> None:
-    few = ["data.synthetic.num_features=32", "data.synthetic.hidden_dim=16", "sae.d_sae=32", "sae.k=4", "tokens=4096"]
-    done = command("train", "data=synthetic", *few, f"paths.run_dir={tmp_path / 'run'}")
-    assert done.returncode == 0, done.stderr
-    for study, words in (("sites", "several sites"), ("latent_scaling", "two models")):
-        done = command("evaluate", f"sae={tmp_path / 'run'}", f"studies=[{study}]")
-        assert done.returncode == 2
+def test_what_cannot_be_is_refused_in_one_line(command: Command, tmp_path: Path) -> None:
+    metadata = {"sites": None, "data": {"synthetic": small().parameters()}}
+    save_sae(tmp_path / "sae", StandardSAE(16, 4), metadata)
+    for arguments, words in (
+        (("evaluate", f"sae={tmp_path / 'sae'}", "studies=[sites]"), "several sites"),
+        (("train", "data=two_models", "data.synthetic.least_strength=0"), "least_strength=0"),
+    ):
+        done = command(*arguments)
+        assert done.returncode == 2, done.stderr
         assert words in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
-    done = command("train", "data=two_models", "data.synthetic.least_strength=0")
-    assert done.returncode == 2
-    assert "least_strength=0" in done.stderr

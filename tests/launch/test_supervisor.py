@@ -14,7 +14,7 @@ import pytest
 from sae_lightning.command import compose, plain
 from sae_lightning.config import validate
 from sae_lightning.core import UserError
-from sae_lightning.launch.ranks import LOST, Place, place
+from sae_lightning.launch.ranks import LOST, Place, _address, place
 from sae_lightning.launch.supervisor import RanksEnded, _verdict
 from tests.conftest import Command
 from tests.test_bad_input import refused
@@ -168,6 +168,26 @@ def test_who_is_who_is_read_from_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert place() == expected
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}, "10.0.0.1:29500"),
+        ({"SLURM_STEP_NODELIST": "node[03-07,12],other", "SLURM_JOB_ID": "42", "SLURM_STEP_ID": "1"}, "node03:15421"),
+        ({"SLURM_NODELIST": "gpu[9,11]", "MASTER_PORT": "1234"}, "gpu9:1234"),
+        ({"SLURM_NODELIST": "one,two"}, "one:15000"),
+    ],
+)
+def test_the_processes_meet_at_the_first_host(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "MASTER_")):
+            monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert _address() == expected
 
 
 @pytest.mark.parametrize(

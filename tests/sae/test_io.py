@@ -119,7 +119,7 @@ def test_bad_files_are_refused_in_one_line(case, tmp_path):
 
 METADATA = {
     "sites": [[1], ["a"], "a", {"read": ["a"]}, {"read": "a", "write": "a"}, {"read": [1], "write": [1]}],
-    "lm": ["gpt2", [1], {"name": 3}],
+    "lm": ["gpt2", [1], {"name": 3}, {"name": "a", "tuned": "b"}],
     "data": [[1], "news"],
     "mask": [[1], True, {"norm_multiple": "many"}],
     "recipe": [[1], "topk"],
@@ -127,6 +127,19 @@ METADATA = {
     "normalisation": ["rms"],
     "source": ["saelens"],
 }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("widths", [4]), ("widths", "wide"), ("widths_out", [4, 0]), ("scale_out", [1.0, 2.0]), ("scale_out", [True])],
+)
+def test_numbers_of_sites_are_one_for_each(key, value, tmp_path):
+    sites = {"read": ["a", "b"], "write": ["c"], "widths": [5, 7], "widths_out": [12], "scale_out": [0.5]}
+    save_sae(tmp_path, build("topk"), {"sites": sites})
+    assert load_sae(tmp_path).metadata["sites"] == sites
+    edit(tmp_path, metadata={"sites": {**sites, key: value}})
+    with pytest.raises(UserError, match=f"metadata.sites.{key}=.*for each site"):
+        load_sae(tmp_path)
 
 
 @pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in METADATA.items() for value in values])

@@ -8,7 +8,7 @@ import torch
 
 from sae_lightning.activations import Normaliser
 from sae_lightning.core import Ranks, UserError
-from sae_lightning.sae import BatchTopKSAE, SparseAutoencoder, fold, initialise, load_sae, sae_class, save_sae
+from sae_lightning.sae import BatchTopKSAE, SparseAutoencoder, TopKSAE, fold, initialise, load_sae, sae_class, save_sae
 from sae_lightning.sae.init import _drawn
 from sae_lightning.sae.sharding import cut, feature_dim
 from tests.sae.naive_sae import ARCHITECTURES, OPTIONS
@@ -117,4 +117,4 @@ def test_what_cannot_be_dealt_out_evenly_is_refused() -> None:
     with pytest.raises(UserError, match=r"sae.d_sae=40 .*multiple of 3; take sae.d_sae=42"):
         cut(sae_class("standard")(D, D_SAE), Ranks(0, 3))
     with pytest.raises(UserError, match=r"group_max .* must not be cut"):
-        cut(sae_class("topk")(D, D_SAE, k=5, selection="group_max"), Ranks(0, 2))
+        cut(TopKSAE(D, D_SAE, k=5, selection="group_max"), Ranks(0, 2))

@@ -109,7 +109,7 @@ def test_complete_shrinkage_is_seen_in_the_error() -> None:
 
 def test_latent_decoupling_is_seen_in_the_reconstruction() -> None:
     """A shared feature is written by two features, one a model: the error holds nothing of it, the sum does."""
-    model = pair()
+    model = pair(least_strength=0.6)
     features = [*range(16), *range(16)]
     decoder = model.directions[features].clone()
     decoder[:16, WIDTH:] = 0

@@ -96,13 +96,14 @@ def test_an_sae_that_reads_the_truth_off_is_right_about_every_feature() -> None:
     assert [row[-1] for row in rows[:8]].count("shared") == 0, "exclusive ones first"
     for feature, rate, base, tuned, said in rows:
         assert isinstance(feature, int)
+        assert isinstance(tuned, float)
         assert rate == pytest.approx(float(fires[feature]), rel=1e-3)
         assert tuned == pytest.approx(float(shares[feature]), abs=1e-5)
         assert base == pytest.approx(1 - tuned)
         assert (
             said == {IN_BOTH: "shared", BASE_ONLY: "base only", TUNED_ONLY: "tuned only"}[int(model.kind_of[feature])]
         )
-    counts = [row[2] for row in result.tables["share_histogram"].rows]
+    counts = [int(row[2] or 0) for row in result.tables["share_histogram"].rows]
     assert sum(counts) == 16
     assert counts[0] == counts[-1] == 4
 

@@ -38,7 +38,7 @@ def main() -> None:
         for line in found:
             print(json.dumps(line))
         one, many = (line["peak_mib"] for line in found)
-        print(json.dumps({"peak_ratio": round(max(many) / one[0], 3), "largest_difference": difference(Path(folder))}))
+        print(json.dumps({"peak_ratio": round(max(many) / one[0], 3), **difference(Path(folder))}))
 
 
 def measure(wanted: argparse.Namespace, folder: Path, world: int) -> dict[str, Any]:
@@ -83,14 +83,19 @@ def watch(pid: int, peaks: dict[int, float], over: threading.Event) -> None:
                     peaks[one.pid] = int(line.split()[1]) / 1024
 
 
-def difference(folder: Path) -> float:
-    """Return the largest difference between the two exports' weights, a tensor at a time."""
+def difference(folder: Path) -> dict[str, float]:
+    """Return the largest difference between the two exports' weights, and the share of them above 1e-5."""
     from safetensors import safe_open
 
     one, many = (str(path) for path in sorted(folder.glob("run-*/export/sae.safetensors")))
     with safe_open(one, framework="np") as a, safe_open(many, framework="np") as b:
         names = [name for name in sorted(a.keys()) if name.startswith(("W_", "b_"))]
-        return max(float(np.abs(a.get_tensor(name) - b.get_tensor(name)).max()) for name in names)
+        apart = [np.abs(a.get_tensor(name) - b.get_tensor(name)) for name in names]
+    total = sum(one.size for one in apart)
+    return {
+        "largest_difference": max(float(one.max()) for one in apart),
+        "above_1e-5": sum(int((one > 1e-5).sum()) for one in apart) / total,
+    }
 
 
 if __name__ == "__main__":

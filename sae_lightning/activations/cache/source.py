@@ -42,8 +42,8 @@ class CachedSource(StreamSource):
     with whoever else reads it.
     ``close`` ends the threads; so does dropping the source, and the end of the process.
 
-    Spread over processes, each shuffles the same row numbers and gathers its own part of every batch: together they read
-    what one process would.
+    Spread over processes, each shuffles the same row numbers and gathers its own part of every batch: together they
+    read what one process would.
     """
 
     one_stream = True

@@ -9,7 +9,7 @@ import lightning as L
 from annotated_types import Ge
 from pydantic import BaseModel, ConfigDict
 
-from sae_lightning.core import ActivationBatch, UserError, write_json
+from sae_lightning.core import ActivationBatch, Ranks, UserError, write_json
 from sae_lightning.training.callbacks.base import LaneCallback, find
 from sae_lightning.training.callbacks.evaluation import Evaluation
 from sae_lightning.training.module import SAEModule
@@ -55,9 +55,7 @@ class Pruning(LaneCallback):
         self._reported_at = -1
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, SAEModule)
-        if pl_module.ranks.rank == 0:
-            self._trial = load_trial(self.where)
+        self._trial = load_trial(self.where) if Ranks.present().rank == 0 else None
         self._evaluation = find(trainer, Evaluation)
 
     def due(self, step: int, total_steps: int) -> bool:
@@ -77,8 +75,8 @@ class Pruning(LaneCallback):
             if math.isfinite(fvu):
                 self._trial.report(fvu, step)
             prune = step < module.total_steps and self._trial.should_prune()
-        if module.ranks.told(prune):
-            if module.ranks.rank == 0:
+        if Ranks.present().told(prune):
+            if self._trial is not None:
                 write_json(self.run_dir / "pruned.json", {"step": step, "fvu": fvu})
             raise Pruned(f"pruned at step {step}: held-out fvu {fvu:.4g} is worse than the median of the other trials")
 
