@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_lightning.core import Schedule
-from sae_lightning.losses.context import StepContext, token_variance
+from sae_lightning.losses.context import StepContext
 from sae_lightning.losses.reconstruction import squared_error
 from sae_lightning.losses.term import LossTerm
 
@@ -48,7 +48,7 @@ class BlockMSE(LossTerm):
             b, b_hat = (_wide(value[keep]) for value in (activations, spliced[site]))
             error = squared_error(b_hat, b)
             if self.normalise == "variance":
-                variance = token_variance(b)
+                variance = ctx.variance(b)
                 error = error / torch.where(variance > 0, variance, 1.0)
             errors.append(error)
         return torch.stack(errors).mean()

@@ -81,6 +81,25 @@ def test_two_and_four_processes_train_what_one_does(model: str, text_file: Path,
         assert len(list((runs[world] / "tensorboard").glob("events*"))) == 1
 
 
+def test_an_end_to_end_objective_in_two_processes(text_file: Path, tmp_path: Path) -> None:
+    # Each has its own windows of the batch, of which the mask leaves other numbers of rows.
+    overrides = [
+        *arguments(text_file, tmp_path / "cache", "batch_topk"),
+        "objective=e2e_recon",
+        "objective.block_mse=0.1",
+    ]
+    overrides += ["tokens=1280", "data.packing=document", "evaluation.every_n_steps=0"]
+    runs = {world: tmp_path / f"ranks-{world}" for world in (1, 2)}
+    jobs: list[dict[str, Any]] = [{"overrides": overrides, "run_dir": str(runs[1])}]
+    jobs.append({"overrides": [*overrides, "trainer.devices=2"], "run_dir": str(runs[2]), "ranks": 2})
+    results = perform(jobs)
+    assert [r["status"] for r in results] == [0, [0, 0]], runs[2].with_suffix(".out").read_text()
+    one, two = last_state(runs[1])["state_dict"], last_state(runs[2])["state_dict"]
+    assert int(one["lanes.sae.tokens_seen"]) < 1280, "the mask leaves fewer rows than positions"
+    for name, value in one.items():
+        assert_close(two[name], value)
+
+
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on_bit_for_bit(text_file: Path, tmp_path: Path) -> None:
     overrides = [*arguments(text_file, tmp_path / "cache", "batch_topk"), "trainer.devices=2"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
