@@ -235,10 +235,15 @@ def quiet_warnings() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def in_use(folder: Path) -> bool:
+    """Tell whether a folder holds anything that this command has not just begun: it is then not ours to remove."""
+    return folder.exists() and any(path.name != "train.log" for path in folder.iterdir())
+
+
 @contextmanager
 def run_folder(folder: Path, *, keep: bool) -> Iterator[None]:
     """Make a run folder; remove it again when a user's mistake shows before anything was trained in it."""
-    existed = keep or (folder.exists() and any(p.name != "train.log" for p in folder.iterdir()))
+    existed = keep or in_use(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield

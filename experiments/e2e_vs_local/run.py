@@ -23,7 +23,15 @@ OBJECTIVES = {
     "local, then reconstruction + KL": ["objective=e2e_recon", "objective.logit_kl=1.0"],
     "local, then KL alone": ["objective=e2e"],
 }
+THROUGHOUT = "local throughout"
 FIGURES = ("delta_ce", "kl", "ce_recovered_mean", "fvu", "l0", "dead")
+
+
+def folder_names() -> dict[str, str]:
+    """Return the folder of each run below its seed's, by the run's name."""
+    return {THROUGHOUT: "local"} | {
+        n: n.replace(", then ", "-").replace(" + ", "-").replace(" ", "-") for n in OBJECTIVES
+    }
 
 
 def train(out: Path, name: str, arguments: list[str]) -> Path:
@@ -66,10 +74,11 @@ def main() -> None:
         out = arguments.out.resolve() / f"seed-{seed}"
         own = [f"seed={seed}"]
         begun = train(out, "local-first", [*own, f"tokens={TOKENS - LAST}"])
-        folders = {"local throughout": train(out, "local", [*own, f"tokens={TOKENS}"])}
+        names = folder_names()
+        folders = {THROUGHOUT: train(out, names[THROUGHOUT], [*own, f"tokens={TOKENS}"])}
         for name, objective in OBJECTIVES.items():
             start = [f"init_from={begun}", "data.seed=1000", *TUNING]
-            folders[name] = train(out, name.replace(", then ", "-").replace(" ", "-"), [*own, *objective, *start])
+            folders[name] = train(out, names[name], [*own, *objective, *start])
         evaluation = evaluate(out / "evaluation", list(folders.values()))
         for name, folder in folders.items():
             found = figures(evaluation, folder)

@@ -140,6 +140,12 @@ def _check_shared(lane: RunConfig, base: RunConfig) -> None:
             differing = [k for k in ours if ours[k] != theirs.get(k)] if isinstance(ours, dict) and theirs else []
             key = ".".join([field, *differing[:1]])
             raise UserError(f"{key}: all lanes share it; set it for the whole bank, or make a run of its own")
+    if lane.objective.end_to_end != base.objective.end_to_end:
+        raise UserError(
+            f"objective.end_to_end={str(lane.objective.end_to_end).lower()}: all lanes share it, since whole windows "
+            "are another stream than single rows; set objective= for the whole bank, and weights "
+            "(objective.logit_kl=...) for each lane"
+        )
     if lane.normalise.sample_tokens != base.normalise.sample_tokens:
         raise UserError("normalise.sample_tokens: all lanes share the sample; set it for the whole bank")
 

@@ -22,12 +22,13 @@ from sae_lightning.build.through import build_downstream
 from sae_lightning.build.trainer import build_trainer
 from sae_lightning.config import RunConfig, save_config
 from sae_lightning.core import Ranks
+from sae_lightning.lm import site_layer
 from sae_lightning.lm.crossentropy import predicted
 from sae_lightning.reports.preflight import Preflight
 from sae_lightning.sae.selective import SelectiveAutoencoder
 from sae_lightning.tokens import decode_window
 from sae_lightning.training import ActivationDataModule, SAEModule
-from sae_lightning.training.memory import MemoryNeed, available_memory, check_memory, estimate
+from sae_lightning.training.memory import MemoryNeed, available_memory, check_memory, estimate, run_bytes
 
 
 @dataclass
@@ -113,7 +114,8 @@ def _preflight(config: RunConfig, lanes: Mapping[str, RunConfig], data: Data) ->
 
 def _need(config: RunConfig, lanes: Mapping[str, RunConfig], data: Data) -> MemoryNeed:
     itemsize = {"float32": 4}.get(config.lm.dtype if config.lm else "float32", 2)
-    buffered = config.data.buffer_tokens if config.lm and data.cache is None else 0
+    through = config.objective.end_to_end
+    buffered = config.data.buffer_tokens if config.lm and data.cache is None and not through else 0
     # What one of several processes has: its features, or its rows and a copy of all gradients to be added up.
     rows, features = row_ranks(config).world, config.trainer.devices if config.trainer.sharded else 1
     parts = [
@@ -131,4 +133,10 @@ def _need(config: RunConfig, lanes: Mapping[str, RunConfig], data: Data) -> Memo
         for number, lane in enumerate(lanes.values())
     ]
     need = sum(parts[1:], parts[0])
+    if through and data.lm is not None and data.heldout is not None:
+        layers = [layer for site in data.heldout.sites.write if (layer := site_layer(site)) is not None]
+        above = data.lm.n_layers - min(layers, default=0)
+        positions = config.data.batch_size // rows * len(lanes)  # each lane's run waits for the one backward pass
+        size = run_bytes(positions, data.lm.vocab_size, data.lm.d_model, above, itemsize)
+        need = replace(need, through=size)
     return replace(need, gradients=2 * need.gradients) if rows > 1 else need

@@ -41,6 +41,11 @@ def start_from(sae: SparseAutoencoder, path: str, normaliser: Normaliser, data: 
                 "the same sites"
             )
     weights = unfold(trained, normaliser)
+    if weights.layer_norm != sae.layer_norm:
+        raise UserError(
+            f"init_from={path}: normalises every row by itself, which this run (normalise.mode={normaliser.mode}) does "
+            "not; use normalise=layer_norm"
+        )
     if sae.rescale_acts_by_decoder_norm and not sae.features_scale_freely:
         _check_norms(weights, path)
     if weights.subtract_b_dec != sae.subtract_b_dec:

@@ -169,7 +169,7 @@ def check_lm(
     if not trained:
         return
     if trained.get("tuned") and here.get("tuned"):
-        check_lm(trained["tuned"], here["tuned"], path, key, remedy.replace("lm=", "sites.tuned.name="))
+        check_lm(trained["tuned"], here["tuned"], path, key, remedy.replace("give lm=", "give sites.tuned.name="))
     if trained.get("sha256") and here["sha256"]:
         if trained["sha256"] != here["sha256"]:
             raise UserError(

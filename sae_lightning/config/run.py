@@ -136,7 +136,21 @@ class RunConfig(Section):
                 "losses.logit_kl, losses.block_mse: are measured through the language model; use objective=e2e_recon"
             )
         if not weights.end_to_end:
+            if weights.reconstruction == 0:
+                raise ValueError(
+                    "objective.reconstruction=0: nothing would be trained on; raise it, or use objective=e2e"
+                )
+            if weights.logit_kl or weights.block_mse or weights.block_layers is not None:
+                raise ValueError(
+                    f"objective.logit_kl={weights.logit_kl}, objective.block_mse={weights.block_mse}: objective=local "
+                    "does not run the language model; use objective=e2e_recon"
+                )
             return
+        if self.sites.diff:
+            raise ValueError(
+                "sites.diff=true: has two language models, and an end-to-end objective is measured through one; use "
+                "objective=local"
+            )
         if self.lm is None or self.data.kind not in ("text", "tokens"):
             raise ValueError(
                 f"objective.end_to_end=true: data.kind={self.data.kind} has no language model to go through; give text "

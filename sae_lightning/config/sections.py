@@ -210,7 +210,7 @@ class ObjectiveConfig(Section):
     reconstruction: Annotated[float, Ge(0)] = 1.0
     logit_kl: Annotated[float, Ge(0)] = 0.0
     block_mse: Annotated[float, Ge(0)] = 0.0
-    block_layers: list[CountOrZero] | None = None
+    block_layers: Annotated[list[CountOrZero], MinLen(1)] | None = None
 
 
 class EvaluationConfig(Section):

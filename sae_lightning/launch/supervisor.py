@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from sae_lightning.command import in_use
 from sae_lightning.config import RunConfig, save_config
 from sae_lightning.core.errors import UserError
 from sae_lightning.launch.overrides import assign
@@ -63,7 +64,7 @@ def supervise(
     Raises UserError for a mistake that a process found, RanksEnded where one died, SystemExit (128 + signal) after an
     orderly stop.
     """
-    begun = (run_dir / "config.yaml").is_file()
+    existed = resume or in_use(run_dir)
     if not resume:
         _prepare(config, run_dir, lanes, overrides)
     world = config.trainer.devices
@@ -79,11 +80,13 @@ def supervise(
             for rank in range(world)
             if (path := word_path(folder, rank)).is_file()
         }
-    if not any(codes):
+    # Asked to stop when there was nothing left to do.
+    if not any(codes) or (received and (run_dir / "metrics.json").is_file()):
         return run_dir
     mistakes = [word["mistake"] for _, word in sorted(words.items()) if "mistake" in word]
     if mistakes:
-        if not resume and not begun and not any((run_dir / "checkpoints").glob("*")):
+        # Written once everything is built: what goes wrong after it is no mistake of the command line.
+        if not existed and not (run_dir / "environment.json").is_file():
             logging.shutdown()
             shutil.rmtree(run_dir, ignore_errors=True)
         raise UserError(mistakes[0])
@@ -157,7 +160,7 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], received: Sequence[int])
             break
         bad = [code for code in codes if code]
         if bad:
-            patience = _STOP_SECONDS if all(code > 128 for code in bad) else _GRACE_SECONDS
+            patience = _STOP_SECONDS if received or all(code > 128 for code in bad) else _GRACE_SECONDS
             until = min(until, time.monotonic() + patience)
         if time.monotonic() >= until:
             break
@@ -180,8 +183,10 @@ def _verdict(
     stopped = [code for code in codes if code > 128]
     if stopped and all(code in (*stopped, 0, LOST) for code in codes):
         return SystemExit(stopped[0])
-    if received and all(code in (-received[-1], 0, LOST) for code in codes):
-        return SystemExit(128 + received[-1])  # before the first step, when there is nothing to save
+    told = any("failure" in word for word in words.values())
+    # A process that is interrupted outside of training ends with 1 and has nothing to say.
+    if received and all(code in (-received[-1], 0, LOST, *([] if told else [1])) for code in codes):
+        return SystemExit(128 + received[-1])  # before the first step or after the last, when nothing is to be saved
     go_on = f"all processes have been ended; continue with: python -m sae_lightning.train resume={run_dir}"
     whole = len(codes)
     for rank, code in enumerate(codes):

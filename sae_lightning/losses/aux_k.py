@@ -73,7 +73,9 @@ class AuxK(LossTerm):
         k = min(k, int(ranks.sum(torch.tensor(len(numbers), device=numbers.device))))
         if not k:
             return ctx.out.y_hat.new_zeros(())
+        # Rounded ones have ties, which one process and several would break differently.
         whole = ctx.out.pre_acts
+        whole = whole if whole is not None and whole.dtype == ctx.sae.W_enc.dtype else None
         best, kept = strongest(ctx.sae, ctx.batch.x, numbers, k, signed=self._signed(ctx), pre_acts=whole)
         if len(numbers) <= _DENSE * k:
             z = pre_acts_among(ctx.sae, ctx.batch.x, numbers)

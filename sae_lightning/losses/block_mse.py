@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,18 +32,21 @@ class BlockMSE(LossTerm):
     def __init__(
         self,
         coefficient: Schedule | float = 0.1,
-        layers: tuple[Annotated[int, Ge(0)], ...] | None = None,
+        layers: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] | None = None,
         normalise: Literal["none", "variance"] = "variance",
     ) -> None:
         super().__init__(coefficient)
         self.layers = layers
+        #: The residual sites of these layers, once the model is known; None: every later one that a run shows.
+        self.sites: tuple[str, ...] | None = None
         self.normalise = normalise
 
     def compute(self, ctx: StepContext) -> Float[Tensor, ""]:
         assert ctx.through is not None, "block_mse is measured through the language model"
         clean, spliced = ctx.through.clean.later, ctx.through.spliced.later
         errors = []
-        for site, activations in clean.items():
+        for site in clean if self.sites is None else self.sites:
+            activations = clean[site]
             keep = ctx.through.keep.to(activations.device)
             b, b_hat = (_wide(value[keep]) for value in (activations, spliced[site]))
             error = squared_error(b_hat, b)

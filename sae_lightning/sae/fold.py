@@ -91,7 +91,7 @@ def _check_does_nothing(normaliser: Normaliser, what: str) -> None:
     if normaliser.mode not in ("none", "centre") or normaliser.centre:
         raise UserError(
             f"{what}: this SAE layer-normalises its own input and can't follow normalisation {normaliser.mode!r} "
-            f"(centre={normaliser.centre}); use mode=none, centre=false"
+            f"(centre={normaliser.centre}); use normalise=layer_norm, or none with centre=false"
         )
 
 

@@ -81,9 +81,14 @@ class AtomicCheckpointIO(CheckpointIO):
             file.unlink(missing_ok=True)
 
 
-def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint (the parts that other ranks wrote too), or None."""
-    return next((problem for file in (path, *parts_of(path)) if (problem := _damage(file))), None)
+def damage(path: Path, parts: int = 1) -> str | None:
+    """Return what is wrong with a checkpoint (the parts that other ranks wrote too), or None.
+
+    parts: how many there must be at least, that of rank 0 counted.
+    """
+    files = dict.fromkeys([*(part_path(path, rank) for rank in range(parts)), *parts_of(path)])
+    found = ((file, _damage(file)) for file in files)
+    return next((p if file == path else f"{p} ({file.name})" for file, p in found if p is not None), None)
 
 
 def _damage(path: Path) -> str | None:
@@ -111,8 +116,10 @@ def last_good(run_dir: Path) -> Path:
     orphans = {p.with_suffix("") for p in folder.glob("step-*.ckpt.sha256")} - set(candidates)
     for orphan in sorted(orphans):
         logger.warning("checkpoint %s is missing (only its checksum is left): passed over", orphan)
+    # All of a run's have the same parts: one that lacks some has lost them.
+    parts = max((1 + len(parts_of(path)) for path in candidates), default=1)
     for path in reversed(candidates):
-        problem = damage(path)
+        problem = damage(path, parts)
         if problem is None:
             return path
         logger.warning("checkpoint %s %s: passed over, trying the one before it", path, problem)

@@ -17,7 +17,8 @@ class MemoryNeed:
 
     sae, gradients and adam: 4, 4 and 8 bytes a parameter. buffer: twice its rows, since a refill builds the new
     content before it lets go of the old. pre_activations: of sparse architectures a block of them and half as much for
-    choosing among them, of dense ones four copies of [batch, d_sae] that live at once.
+    choosing among them, of dense ones four copies of [batch, d_sae] that live at once. through: what a run of the rest
+    of the language model keeps for its gradients (see ``run_bytes``), where an objective asks for one.
     """
 
     lm: int
@@ -26,6 +27,7 @@ class MemoryNeed:
     adam: int
     buffer: int
     pre_activations: int
+    through: int = 0
 
     def __add__(self, other: "MemoryNeed") -> "MemoryNeed":
         """Return the need of both, as the lanes of a bank have it."""
@@ -34,7 +36,7 @@ class MemoryNeed:
     @property
     def total(self) -> int:
         """Sum of the parts that are not there yet: the language model has been loaded already."""
-        return self.sae + self.gradients + self.adam + self.buffer + self.pre_activations
+        return self.sae + self.gradients + self.adam + self.buffer + self.pre_activations + self.through
 
     def describe(self) -> str:
         """Return the parts in MiB."""
@@ -45,6 +47,7 @@ class MemoryNeed:
             "Adam": self.adam,
             "buffer": self.buffer,
             "pre-activations": self.pre_activations,
+            "runs of the LM": self.through,
         }
         return ", ".join(f"{name} {size / 2**20:,.0f}" for name, size in parts.items() if size) + " MiB"
 
@@ -72,6 +75,14 @@ def estimate(
         buffer=2 * buffer_rows * row_bytes,
         pre_activations=3 * min(whole, block_bytes) // 2 if sparse else _DENSE_COPIES * whole,
     )
+
+
+def run_bytes(positions: int, vocab_size: int, d_model: int, layers: int, itemsize: int) -> int:
+    """Return roughly what a clean and a spliced run keep: logits thrice, and what each block needs for its gradient.
+
+    A block of the usual shape (attention, a gated MLP four times as wide) keeps about 24 d_model numbers a token.
+    """
+    return positions * itemsize * (3 * vocab_size + 24 * d_model * layers)
 
 
 def available_memory(device: torch.device) -> int:

@@ -66,8 +66,10 @@ def test_batches_are_windows_and_begin_above_the_site(tiny_run: list[str], tmp_p
 
 def test_a_lane_of_a_bank_is_its_solo_run(command, tiny_run: list[str], tmp_path: Path) -> None:
     common = [*tiny_run, *BRIEF, "model=topk", "objective=e2e_recon", "progress=false", "data.seed=3"]
-    lanes = "bank=[{name: weak, objective.logit_kl: 0.05}, {name: strong, objective.logit_kl: 0.5}]"
-    for name, more in (("bank", [lanes]), ("solo", ["objective.logit_kl=0.5"])):
+    # They share the runs of the model, and each compares its own layers alone.
+    common += ["objective.block_mse=0.1", "+lm.options.n_layers=5"]
+    lanes = "bank=[{name: weak, objective.block_layers: [3, 4]}, {name: strong, objective.block_layers: [2]}]"
+    for name, more in (("bank", [lanes]), ("solo", ["objective.block_layers=[2]"])):
         done = command("train", *common, *more, f"paths.run_dir={tmp_path / name}")
         assert done.returncode == 0, done.stderr
     strong, solo = load_sae(tmp_path / "bank/lanes/strong"), load_sae(tmp_path / "solo")
@@ -114,6 +116,11 @@ def test_fine_tuning_starts_where_training_ended(command, tiny_run: list[str], t
         (["objective=e2e", "lm.dtype=float16"], ["lm.dtype=float16", "bfloat16"]),
         (["objective=e2e", "data.share=0.5"], ["data.share=0.5", "whole windows"]),
         (["objective=e2e", "data.batch_size=16"], ["data.batch_size=16", "data.context_length=32"]),
+        (["objective=e2e", "objective.block_mse=0.1", "objective.block_layers=[]"], ["objective.block_layers"]),
+        (["objective.logit_kl=0.1"], ["objective.logit_kl=0.1", "objective=e2e_recon"]),
+        (["objective.reconstruction=0"], ["objective.reconstruction=0", "objective=e2e"]),
+        (["objective=e2e", "sites=diff", "sites.tuned.name=tiny"], ["sites.diff=true", "objective=local"]),
+        (["bank=[{objective: e2e, name: a}]"], ["objective.end_to_end=true", "all lanes share it"]),
         (["objective=end2end"], ["end2end", "e2e"]),
         (["init_from=nowhere"], ["nowhere"]),
     ],
@@ -140,3 +147,18 @@ def test_a_config_without_an_objective_is_local(tiny_run: list[str]) -> None:
     assert not validate(json.loads(json.dumps(values))).objective.end_to_end
     with pytest.raises(UserError, match="measured through the language model"):
         validate({**values, "losses": {**values["losses"], "logit_kl": {"_target_": "sae_lightning.losses.LogitKL"}}})
+
+
+def test_a_layer_norm_sae_goes_on_under_layer_norm_alone(command, tiny_run: list[str], tmp_path: Path) -> None:
+    layer_norm = [*tiny_run, *BRIEF, "model=topk", "normalise=layer_norm", f"paths.run_dir={tmp_path / 'first'}"]
+    assert command("train", *layer_norm).returncode == 0
+    start = [*tiny_run, *BRIEF, "model=topk", f"init_from={tmp_path / 'first'}"]
+    refused(command("train", *start, "normalise=none", "normalise.centre=false"), "init_from", "normalise=layer_norm")
+    refused(command("train", *start), "normalise=layer_norm")
+
+
+def test_a_block_by_its_module_path_is_its_own_output() -> None:
+    from sae_lightning.build.through import _last_clean_block
+
+    assert _last_clean_block("model.layers.3") == _last_clean_block("blocks.3.hook_resid_post") == 3
+    assert _last_clean_block("model.layers.3.mlp") == _last_clean_block("blocks.3.hook_mlp_out") == 2

@@ -115,6 +115,27 @@ def test_a_mistake_that_the_processes_find_is_one_line_and_leaves_no_folder(tmp_
     done = command("train", *SETTINGS, "tokens=1e4", "data.path=nowhere.npy", f"paths.run_dir={tmp_path / 'run'}")
     refused(done, "nowhere.npy")
     assert not (tmp_path / "run").exists()
+    # A folder that holds something else is not ours to remove, whatever went wrong.
+    precious = tmp_path / "run" / "precious.txt"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    done = command("train", *SETTINGS, "tokens=1e4", "data.path=nowhere.npy", f"paths.run_dir={precious.parent}")
+    refused(done, "nowhere.npy")
+    assert precious.read_text() == "mine"
+
+
+def test_a_run_that_fails_in_training_keeps_what_it_wrote(rows_file: Path, tmp_path: Path, command: Command) -> None:
+    run_dir = tmp_path / "run"
+    own = [f"data.path={rows_file}", "tokens=2e4", "optimizer.lr=1e30", f"paths.run_dir={run_dir}"]
+    refused(command("train", *SETTINGS, *own), "not finite")
+    assert {"config.yaml", "train.log", "environment.json"} <= {path.name for path in run_dir.iterdir()}
+
+
+def test_a_stop_outside_of_training_is_no_failure() -> None:
+    for codes in ([1, LOST], [1, 0], [-2, LOST]):
+        ended = _verdict(codes, {}, Path("/runs/a"), [signal.SIGINT])
+        assert type(ended) is SystemExit
+        assert ended.code == 130
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sae_lightning.core import UserError
 from sae_lightning.sae import BatchTopKSAE
 from sae_lightning.training import AtomicCheckpointIO, last_good
 from sae_lightning.training.callbacks import Checkpoints, DeadFeatures, DecoderNorm, Evaluation
-from sae_lightning.training.checkpoints import checksum_path, damage
+from sae_lightning.training.checkpoints import checksum_path, damage, part_path
 from tests.conftest import planted
 from tests.training.plain import PlainRun, prepare
 
@@ -213,3 +213,15 @@ def test_nothing_in_a_checkpoint_can_run_code(three: Path, tmp_path: Path) -> No
     with pytest.raises(Exception, match=r"[Ww]eights"):
         AtomicCheckpointIO().load_checkpoint(ckpt(three, 4))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_lost_a_rank_s_part_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    for step in (1, 2):
+        path = folder / f"step-{step:09d}.ckpt"
+        for rank in (1, 0):
+            AtomicCheckpointIO().save_checkpoint({"global_step": step}, part_path(path, rank))
+    assert last_good(tmp_path).name == "step-000000002.ckpt"
+    for file in (part := part_path(folder / "step-000000002.ckpt", 1), checksum_path(part)):
+        file.unlink()
+    assert last_good(tmp_path).name == "step-000000001.ckpt"

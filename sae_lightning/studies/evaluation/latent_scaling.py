@@ -207,8 +207,8 @@ class Scaling(SumMetric):
         return nu[0], nu[1], torch.where(own, self.stronger.to(own.device), SHARED)
 
     def values(self, sums: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "B"]]:
-        nu, _, kinds = self.told(sums)
-        there = (sums["fired"] >= self.cuts[2]) & nu.isfinite()
+        nu, apart, kinds = self.told(sums)
+        there = (sums["fired"] >= self.cuts[2]) & nu.isfinite() & apart.isfinite()
         by_norm = self.by_norm.to(kinds.device)
 
         def share(of: Tensor, among: Tensor) -> Tensor:

@@ -105,8 +105,10 @@ class LiveProgress(LaneCallback):
 
 def _single(lane: Lane) -> str:
     fvu, l0 = lane.last_fvu_l0()
-    dead = float(lane.dead().float().mean())
-    return f"loss {float(lane.last_loss()):.4g}  fvu {fvu:.4f}  l0 {l0:.1f}  dead {dead:.1%}"
+    # Of features that several processes share, each knows its own; asking the others takes all of them.
+    own = lane.sae.execution.feature_ranks.alone
+    dead = f"  dead {float(lane.dead().float().mean()):.1%}" if own else ""
+    return f"loss {float(lane.last_loss()):.4g}  fvu {fvu:.4f}  l0 {l0:.1f}{dead}"
 
 
 def _bank(module: SAEModule) -> str:
