@@ -37,7 +37,7 @@ def main() -> None:
     axes[1].set_xlabel("fvu")
     for axis in axes:
         axis.grid(alpha=0.3, axis="x")
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="lower right")
     figure.savefig(out / "e2e_vs_local.png", dpi=130)
 
 
