@@ -96,49 +96,67 @@ def test_fine_tuning_starts_where_training_ended(command, tiny_run: list[str], t
     assert float(torch.cosine_similarity(tuned.W_dec, trained.W_dec).detach().median()) > 0.9
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["objective=e2e", "objective.logit_kl=0"], ["objective.logit_kl=0", "objective.block_mse=0", "above 0"]),
-        (["objective=e2e", "losses.logit_kl=null"], ["end-to-end objective", "above 0"]),
-        (
-            ["objective=e2e_recon", "objective.block_mse=0.1", "objective.block_layers=[1]"],
-            ["layers=1", "choose from 2"],
-        ),
-        (
-            ["objective=e2e_recon", "objective.block_mse=0.1", "objective.block_layers=[9]"],
-            ["layers=9", "choose from 2"],
-        ),
-        (["objective=e2e_recon", "objective.logit_kl=-1"], ["objective.logit_kl", "-1"]),
-        (["objective=e2e", "losses.logit_kl.temperature=0"], ["losses.logit_kl.temperature", "0"]),
-        (["objective=e2e", "losses.logit_kl.direction=sideways"], ["losses.logit_kl.direction", "sideways"]),
-        (["objective=e2e", "data.cache=only"], ["data.cache=only", "end_to_end"]),
-        (["objective=e2e", "lm.dtype=float16"], ["lm.dtype=float16", "bfloat16"]),
-        (["objective=e2e", "data.share=0.5"], ["data.share=0.5", "whole windows"]),
-        (["objective=e2e", "data.batch_size=16"], ["data.batch_size=16", "data.context_length=32"]),
-        (["objective=e2e", "objective.block_mse=0.1", "objective.block_layers=[]"], ["objective.block_layers"]),
-        (["objective.logit_kl=0.1"], ["objective.logit_kl=0.1", "objective=e2e_recon"]),
-        (["objective.reconstruction=0"], ["objective.reconstruction=0", "objective=e2e"]),
-        (["objective=e2e", "sites=diff", "sites.tuned.name=tiny"], ["sites.diff=true", "objective=local"]),
-        (["bank=[{objective: e2e, name: a}]"], ["objective.end_to_end=true", "all lanes share it"]),
-        (["objective=end2end"], ["end2end", "e2e"]),
-        (["init_from=nowhere"], ["nowhere"]),
-    ],
-)
+RULES: list[tuple[list[str], list[str]]] = [
+    (["objective=e2e", "objective.logit_kl=0"], ["objective.logit_kl=0", "objective.block_mse=0", "above 0"]),
+    (["objective=e2e", "losses.logit_kl=null"], ["end-to-end objective", "above 0"]),
+    (["objective=e2e_recon", "objective.logit_kl=-1"], ["objective.logit_kl", "-1"]),
+    (["objective=e2e", "data.cache=only"], ["data.cache=only", "end_to_end"]),
+    (["objective=e2e", "lm.dtype=float16"], ["lm.dtype=float16", "bfloat16"]),
+    (["objective=e2e", "data.share=0.5"], ["data.share=0.5", "whole windows"]),
+    (["objective=e2e", "objective.block_mse=0.1", "objective.block_layers=[]"], ["objective.block_layers"]),
+    (["objective.logit_kl=0.1"], ["objective.logit_kl=0.1", "objective=e2e_recon"]),
+    (["objective.reconstruction=0"], ["objective.reconstruction=0", "objective=e2e"]),
+    (["objective=e2e", "sites=diff", "sites.tuned.name=tiny"], ["sites.diff=true", "objective=local"]),
+]
+BLOCK = ["objective=e2e_recon", "objective.block_mse=0.1"]
+COMMANDS: list[tuple[list[str], list[str]]] = [
+    (["objective=e2e", "objective.logit_kl=0"], ["objective.logit_kl=0", "above 0"]),
+    ([*BLOCK, "objective.block_layers=[1]"], ["layers=1", "choose from 2"]),
+    ([*BLOCK, "objective.block_layers=[9]"], ["layers=9", "choose from 2"]),
+    (["objective=e2e", "losses.logit_kl.temperature=0"], ["losses.logit_kl.temperature", "0"]),
+    (["objective=e2e", "data.batch_size=16"], ["data.batch_size=16", "data.context_length=32"]),
+    (["bank=[{objective: e2e, name: a}]"], ["objective.end_to_end=true", "all lanes share it"]),
+    (["objective=end2end"], ["end2end", "e2e"]),
+    (["init_from=nowhere"], ["nowhere"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "words"), RULES)
+def test_rules(tiny_run: list[str], arguments: list[str], words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        config([*tiny_run, "sae.k=4", *arguments])
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(("arguments", "words"), COMMANDS)
 def test_bad_input(command, tiny_run: list[str], arguments: list[str], words: list[str]) -> None:
     refused(command("train", *tiny_run, "sae.k=4", *arguments), *words)
 
 
+def trained(arguments: list[str], folder: Path) -> list[str]:
+    """Train a run in this process; return what starts another one from it."""
+    run = build_run(config(arguments), folder)
+    run.trainer.fit(run.module, datamodule=run.datamodule)
+    return [*arguments, f"init_from={folder}"]
+
+
 def test_an_sae_that_does_not_fit(command, tiny_run: list[str], tmp_path: Path) -> None:
-    first = [*tiny_run, *BRIEF, "model=topk", f"paths.run_dir={tmp_path / 'first'}", "progress=false"]
-    assert command("train", *first).returncode == 0
-    start = [*tiny_run, *BRIEF, "model=topk", f"init_from={tmp_path / 'first'}"]
+    start = trained([*tiny_run, *BRIEF, "model=topk", "tokens=256"], tmp_path / "first")
+    for own, words in (
+        (["model=batch_topk"], "its model is topk, this run's is batch_topk"),
+        (["sites.layer=0"], "blocks.1.hook_resid_post, this run reads blocks.0.hook_resid_post"),
+        (["data.seed=5"], "whose weights are others"),  # another tiny model
+    ):
+        with pytest.raises(UserError, match=f"init_from=.*{words}"):
+            build_run(config([*start, *own]), tmp_path / "second")
     refused(command("train", *start, "sae.d_sae=128"), "init_from", "sae.d_sae", "64", "128")
-    refused(command("train", *start, "model=batch_topk"), "init_from", "topk", "batch_topk")
-    refused(
-        command("train", *start, "sites.layer=0"), "init_from", "blocks.1.hook_resid_post", "blocks.0.hook_resid_post"
-    )
-    refused(command("train", *start, "data.seed=5"), "init_from", "weights are others")  # another tiny model
+
+
+def test_a_layer_norm_sae_goes_on_under_layer_norm_alone(tiny_run: list[str], tmp_path: Path) -> None:
+    start = trained([*tiny_run, *BRIEF, "model=topk", "normalise=layer_norm", "tokens=256"], tmp_path / "first")
+    for own in (["normalise=none", "normalise.centre=false"], ["normalise=sqrt_d"]):
+        with pytest.raises(UserError, match="use normalise=layer_norm"):
+            build_run(config([*start, *own]), tmp_path / "second")
 
 
 def test_a_config_without_an_objective_is_local(tiny_run: list[str]) -> None:
@@ -147,14 +165,6 @@ def test_a_config_without_an_objective_is_local(tiny_run: list[str]) -> None:
     assert not validate(json.loads(json.dumps(values))).objective.end_to_end
     with pytest.raises(UserError, match="measured through the language model"):
         validate({**values, "losses": {**values["losses"], "logit_kl": {"_target_": "sae_lightning.losses.LogitKL"}}})
-
-
-def test_a_layer_norm_sae_goes_on_under_layer_norm_alone(command, tiny_run: list[str], tmp_path: Path) -> None:
-    layer_norm = [*tiny_run, *BRIEF, "model=topk", "normalise=layer_norm", f"paths.run_dir={tmp_path / 'first'}"]
-    assert command("train", *layer_norm).returncode == 0
-    start = [*tiny_run, *BRIEF, "model=topk", f"init_from={tmp_path / 'first'}"]
-    refused(command("train", *start, "normalise=none", "normalise.centre=false"), "init_from", "normalise=layer_norm")
-    refused(command("train", *start), "normalise=layer_norm")
 
 
 def test_a_block_by_its_module_path_is_its_own_output() -> None:

@@ -47,22 +47,25 @@ def scalars_of(run_dir: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-@pytest.mark.parametrize("model", ["standard", "topk", "batch_topk"])
-def test_two_and_four_processes_train_what_one_does(model: str, text_file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "worlds"), [("standard", (2,)), ("topk", (4,)), ("batch_topk", (2, 4))])
+def test_two_and_four_processes_train_what_one_does(
+    model: str, worlds: tuple[int, ...], text_file: Path, tmp_path: Path
+) -> None:
     overrides = arguments(text_file, tmp_path / "cache", model)
-    runs = {world: tmp_path / f"ranks-{world}" for world in (1, 2, 4)}
+    runs = {world: tmp_path / f"ranks-{world}" for world in (1, *worlds)}
     jobs: list[dict[str, Any]] = [{"overrides": overrides, "run_dir": str(runs[1])}]
-    for world in (2, 4):
+    for world in worlds:
         own = [*overrides, f"trainer.devices={world}"]
         jobs.append({"overrides": own, "run_dir": str(runs[world]), "ranks": world})
     results = perform(jobs)
-    assert [r["status"] for r in results] == [0, [0, 0], [0, 0, 0, 0]], runs[2].with_suffix(".out").read_text()
+    said = runs[worlds[0]].with_suffix(".out").read_text()
+    assert [r["status"] for r in results] == [0, *([0] * world for world in worlds)], said
     one, logged = last_state(runs[1]), scalars_of(runs[1])
     assert int(one["state_dict"]["lanes.sae.tokens_seen"]) == 7680
     if model != "standard":
         assert max(logged["sparsity/dead"]) > 0, "some features should be dead for the counters to say something"
     figures = json.loads((runs[1] / "metrics.json").read_text())["heldout"]
-    for world in (2, 4):
+    for world in worlds:
         state = last_state(runs[world])
         for name, value in one["state_dict"].items():
             assert_close(state["state_dict"][name], value)
