@@ -139,7 +139,7 @@ TEXT = {"data__kind": "text", "lm": {"name": "smollm2"}}
         ),
         ({"data__kind": "text"}, ["lm=none", "data=activations"]),
         ({"data__path": None}, ["data.path: is needed", "set data.path=..."]),
-        ({"trainer__devices": 2}, ["trainer.devices=2", "set trainer.devices=1"]),
+        ({"trainer__devices": 3}, ["data.batch_size=", "a multiple of trainer.devices=3"]),
         ({"lm": {"name": "smollm2"}}, ["data=activations", "add lm=none"]),
     ],
 )
