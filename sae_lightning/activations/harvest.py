@@ -1,7 +1,7 @@
 """Runs windows through the language model and keeps the rows that count."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -66,6 +66,17 @@ class Harvester:
     def same_sites(self) -> bool:
         """Whether targets are the inputs (an SAE or a crosscoder, not a transcoder)."""
         return self.sites.read == self.sites.write
+
+    def description(self) -> dict[str, Any]:
+        """Return what decides the rows that come of a window, in plain values."""
+        return {
+            "windows": self.windows.identity(),
+            "read": list(self.sites.read),
+            "write": list(self.sites.write),
+            "dtype": str(self.dtype),
+            "mask": None if self.mask is None else self.mask.to_dict(),
+            "micro_batch": self.micro_batch,
+        }
 
     def with_mask(self, mask: MaskPolicy | None) -> "Harvester":
         """Return a harvester of the same LM and windows under another mask."""

@@ -1,18 +1,18 @@
 """Sources whose whole state is a place in a numbered stream of rows."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_lightning.activations.source import StopRequested, check_same_stream, part_of_batch
+from sae_lightning.activations.placed import PlacedSource
+from sae_lightning.activations.source import StopRequested, part_of_batch
 from sae_lightning.core import ActivationBatch, Ranks, UserError
 
 
-class NumberedSource(ABC):
+class NumberedSource(PlacedSource):
     """Endless batches of rows 0, 1, 2, ... of a stream that gives any row by its number; the state is the next number.
 
     Raises UserError for a batch size below 1, and for a saved state of another stream (``_description``).
@@ -29,8 +29,6 @@ class NumberedSource(ABC):
         self.seed = seed
         self.device = torch.device(device)
         self._part = slice(0, batch_size)
-        self._position = 0
-        self._stop = False
 
     def spread(self, ranks: Ranks) -> None:
         """Hand out this process's rows of every batch: together the processes read what one would."""
@@ -48,10 +46,6 @@ class NumberedSource(ABC):
         """Return what is to be written for rows ``x`` with this token_index."""
         return x
 
-    @abstractmethod
-    def _description(self) -> dict[str, Any]:
-        """Return what tells the stream from others, in plain values."""
-
     def __iter__(self) -> Iterator[ActivationBatch]:
         while True:
             yield self.next()
@@ -65,28 +59,3 @@ class NumberedSource(ABC):
         x, index = (value.to(self.device) for value in rows)
         self._position = first + self.batch_size
         return ActivationBatch(x=x, y=self._targets(x, index), token_index=index)
-
-    def snapshot(self) -> int:
-        """Return the place in the stream."""
-        return self._position
-
-    def state_dict(self, snapshot: int | None = None) -> dict[str, Any]:
-        """Return the place (now, or an earlier ``snapshot``) as primitives."""
-        position = self._position if snapshot is None else snapshot
-        return {"position": position, "stream": self._description()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Carry on from ``state``. UserError when it is of another stream."""
-        check_same_stream(state.get("stream"), self._description())
-        self._position = int(state["position"])
-
-    def request_stop(self) -> None:
-        """Let the iterator raise StopRequested before the next batch. Safe in a signal handler."""
-        self._stop = True
-
-    def resume(self) -> None:
-        """Take back ``request_stop``."""
-        self._stop = False
-
-    def close(self) -> None:  # noqa: B027 - there is nothing to give back
-        """Nothing runs beside the caller here."""

@@ -174,17 +174,11 @@ class StreamSource:
                 yield rows, position
 
     def _description(self) -> dict[str, Any]:
-        mask = self.harvester.mask
         ranks = {} if self.ranks.alone else {"ranks": [self.ranks.rank, self.ranks.world]}
         return {
             **ranks,
             "kind": "lm",
-            "windows": self.harvester.windows.identity(),
-            "read": list(self.harvester.sites.read),
-            "write": list(self.harvester.sites.write),
-            "dtype": str(self.harvester.dtype),
-            "mask": None if mask is None else mask.to_dict(),
-            "micro_batch": self.harvester.micro_batch,
+            **self.harvester.description(),
             "order_seed": self.order.seed,
             "batch_size": self.batch_size,
             "buffer_tokens": self.buffer.capacity * self.ranks.world,

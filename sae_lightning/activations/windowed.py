@@ -8,12 +8,13 @@ import torch
 
 from sae_lightning.activations.harvest import Harvester, read_windows
 from sae_lightning.activations.mask import real_tokens
-from sae_lightning.activations.source import StopRequested, check_same_stream
+from sae_lightning.activations.placed import PlacedSource
+from sae_lightning.activations.source import StopRequested
 from sae_lightning.core import ALONE, Ranks, UserError, WindowBatch
 from sae_lightning.tokens.order import EpochOrder
 
 
-class WindowSource:
+class WindowSource(PlacedSource):
     """Endless ``WindowBatch`` es: ``batch_size // context_length`` windows each, in the order of the epochs.
 
     Tokens of a window belong together here, so nothing is shuffled but the windows, and a batch has as many rows as
@@ -50,8 +51,6 @@ class WindowSource:
         self.start = start
         self.ranks = ranks
         self.d_in, self.d_out = harvester.d_in, harvester.d_out
-        self._position = 0
-        self._stop = False
 
     def __iter__(self) -> Iterator[WindowBatch]:
         while True:
@@ -95,41 +94,10 @@ class WindowSource:
             below=read[self.start] if self.start else None,
         )
 
-    def snapshot(self) -> int:
-        """Return the place in the order of windows."""
-        return self._position
-
-    def state_dict(self, snapshot: int | None = None) -> dict[str, Any]:
-        """Return the place (now, or an earlier ``snapshot``) as primitives."""
-        position = self._position if snapshot is None else snapshot
-        return {"position": position, "stream": self._description()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Carry on from ``state``. UserError when it is of another stream."""
-        check_same_stream(state.get("stream"), self._description())
-        self._position = int(state["position"])
-
-    def request_stop(self) -> None:
-        """Let the iterator raise StopRequested before the next LM micro-batch. Safe in a signal handler."""
-        self._stop = True
-
-    def resume(self) -> None:
-        """Take back ``request_stop``."""
-        self._stop = False
-
-    def close(self) -> None:
-        """Nothing runs beside the caller here."""
-
     def _description(self) -> dict[str, Any]:
-        mask = self.harvester.mask
         return {
             "kind": "windows",
-            "windows": self.harvester.windows.identity(),
-            "read": list(self.harvester.sites.read),
-            "write": list(self.harvester.sites.write),
-            "dtype": str(self.harvester.dtype),
-            "mask": None if mask is None else mask.to_dict(),
-            "micro_batch": self.harvester.micro_batch,
+            **self.harvester.description(),
             "order_seed": self.order.seed,
             "batch_size": self.batch_size,
         }

@@ -26,10 +26,11 @@ def check_metadata(metadata: Mapping[str, Any], where: object, remedy: str = "ex
 
     sites = metadata.get("sites")
     need(sites is None or (isinstance(sites, Mapping) and _are_sites(sites)), "sites", sites, _SITES)
+    said: Mapping[str, Any] = sites or {}
     for key, side in _PER_SITE.items():
-        value = (sites or {}).get(key)
+        value = said.get(key)
         rule = f"null or a number above 0 for each site in {side}"
-        need(value is None or _are_positive(value, len(sites[side])), f"sites.{key}", value, rule)  # type: ignore[index]
+        need(value is None or _are_positive(value, len(said[side])), f"sites.{key}", value, rule)
     for key in _OBJECTS:
         need(isinstance(metadata.get(key), Mapping | None), key, metadata.get(key), "null or an object")
     training = metadata.get("training") or {}
