@@ -20,9 +20,11 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Advance]:
-    """Yield a function that advances the bar; ``total`` may be unknown."""
-    if sys.stderr.isatty():
+def progress(description: str, total: float | None = None, show: bool = True) -> Iterator[Advance]:
+    """Yield a function that advances the bar; ``total`` may be unknown. show: false says nothing."""
+    if not show:
+        yield _silent
+    elif sys.stderr.isatty():
         with _bar(description, total) as advance:
             yield advance
     else:
@@ -48,6 +50,10 @@ def _bar(description: str, total: float | None) -> Iterator[Advance]:
             bar.update(task, advance=amount, note=note)
 
         yield advance
+
+
+def _silent(amount: float, note: str = "") -> None:
+    """Advance a step that something else shows the progress of."""
 
 
 def _log_lines(description: str, total: float | None) -> Advance:

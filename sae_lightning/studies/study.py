@@ -28,12 +28,14 @@ class Result:
     """What a study found.
 
     draws: the bootstrap draws behind the intervals, by estimate; in memory only, for comparisons draw by draw.
+    arrays: numbers of every feature, [d_sae, ...] each, by name; -1 and NaN where there is none.
     """
 
     estimates: dict[str, Estimate]
     tables: dict[str, Table] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     draws: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    arrays: dict[str, NDArray] = field(default_factory=dict)
 
     @property
     def values(self) -> dict[str, float | None]:
@@ -45,7 +47,7 @@ class Result:
         return max((estimate.tokens for estimate in self.estimates.values()), default=0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values for JSON, without the draws."""
+        """Return plain values for JSON, without draws and arrays."""
         tables = {
             name: {
                 "columns": list(t.columns),

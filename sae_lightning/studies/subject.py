@@ -13,6 +13,7 @@ from sae_lightning.core import ActivationBatch
 from sae_lightning.lm import FrozenLM
 from sae_lightning.lm.sites import member_of
 from sae_lightning.sae import SparseAutoencoder
+from sae_lightning.store import FeatureStore
 
 if TYPE_CHECKING:
     from sae_lightning.activations.synthetic import PlantedModel
@@ -23,6 +24,8 @@ UNIT_TOKENS = 4096
 BLOCK_ROWS = 128
 #: Why a study of next-token losses can't be asked.
 NEEDS_LM = "needs a language model and held-out windows; choose an lm, not lm=none"
+#: Why a study of which features fire where can't be asked.
+NEEDS_STORE = "needs a feature store; ask it of one (python -m sae_lightning.analyze store=...)"
 #: Why a study that takes one feature after the other out of a language model can't be asked.
 NEEDS_ONE_LM = "this SAE writes two language models, and its features are removed in one; choose another study"
 
@@ -38,6 +41,7 @@ class Subject:
     rows:      raw activations [n, d_in] (a transcoder's: an ActivationBatch with its targets), already masked. Taken
                in place of harvesting ``windows``; ``BLOCK_ROWS`` consecutive ones count as a window.
     truth:     synthetic data with known features, in place of a language model.
+    store:     which features fire on which tokens of a text; ``harvester`` and ``windows`` are then those it was made of.
     """
 
     sae: SparseAutoencoder
@@ -46,6 +50,7 @@ class Subject:
     windows: Sequence[int] = ()
     rows: Tensor | ActivationBatch | None = None
     truth: "PlantedModel | None" = None
+    store: FeatureStore | None = None
 
     @property
     def has_lm(self) -> bool:

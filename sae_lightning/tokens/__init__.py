@@ -5,7 +5,7 @@ Every token knows its text and its place in it, and nothing here reads a corpus 
 
 from sae_lightning.core.locks import file_lock
 from sae_lightning.tokens.cache import tokenized_store
-from sae_lightning.tokens.corpus import Document, ListSource, TextSource
+from sae_lightning.tokens.corpus import Document, ListSource, TextSource, sound
 from sae_lightning.tokens.hf import HFSource
 from sae_lightning.tokens.hub import hub_offline, hub_reachable
 from sae_lightning.tokens.labelled import TASKS, LabelledFile, labelled_task
@@ -52,6 +52,7 @@ __all__ = [
     "hub_reachable",
     "labelled_task",
     "news_articles",
+    "sound",
     "tokenized_store",
     "tokenizer_hash",
     "write_tokens",

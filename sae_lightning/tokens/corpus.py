@@ -32,6 +32,15 @@ class TextSource(ABC):
     def identity(self) -> str: ...
 
 
+def sound(text: str) -> str:
+    """Return a text as UTF-8 and tokenizers can have it: lone surrogates, which JSON can spell, become U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 class ListSource(TextSource):
     """Texts held in memory: for plain Python and for tests."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sae_lightning.tokens.corpus import TextSource
+from sae_lightning.tokens.corpus import TextSource, sound
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +45,7 @@ def _batches(source: TextSource, start: int) -> Iterator[list[str]]:
     texts: list[str] = []
     characters = 0
     for document in source.documents(start):
-        texts.append(document.text)
+        texts.append(sound(document.text))
         characters += len(document.text)
         if len(texts) == _BATCH_DOCUMENTS or characters >= _BATCH_CHARACTERS:
             yield texts

@@ -1,0 +1,148 @@
+"""Any text read as the corpus of a store was: the language model and the SAE it was made with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sae_lightning.activations import MaskPolicy
+from sae_lightning.activations.harvest import read_windows
+from sae_lightning.core import Features, Sites, TokenBatch, UserError
+from sae_lightning.lm import FrozenLM, LazyLM, PairedLM
+from sae_lightning.lm.weights import tensors_sha256
+from sae_lightning.sae import SparseAutoencoder, formats
+from sae_lightning.store.texts import Cutter
+from sae_lightning.tokens import sound
+
+
+@dataclass(frozen=True)
+class TextActivations:
+    """A text, token by token: pieces (exact source characters), token_ids [n], kept [n] (what the mask leaves in).
+
+    features [m]; values [n, m] float32, 0 where a feature is not active. Masked tokens have 0 everywhere.
+    """
+
+    pieces: list[str]
+    token_ids: NDArray[np.int64]
+    kept: NDArray[np.bool_]
+    features: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads windows and texts: language model, sites, mask, SAE.
+
+    context_length: tokens of one window, as in the corpus. micro_batch: windows that go through at once.
+    """
+
+    lm: FrozenLM
+    sae: SparseAutoencoder
+    sites: Sites
+    mask: MaskPolicy | None
+    context_length: int
+    micro_batch: int
+
+    def encode(self, x: torch.Tensor) -> Features:
+        """Return the features of raw rows [n, d_in], as they are at inference."""
+        self.sae.eval()
+        with torch.no_grad():
+            return self.sae.encode(x.to(self.sae.W_dec.device, torch.float32)).sparse()
+
+    def rows(self, token_ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Features]:
+        """Return (which tokens count, the features of those) of one text's ids.
+
+        Windows are as long as the corpus' and each begins with the language model's separator (BOS where it has none),
+        so that no token of the text stands at a window's first position, which the mask leaves out.
+        """
+        start = self.lm.separator_id if self.lm.separator_id is not None else self.lm.bos_id
+        room = self.context_length - (start is not None)
+        n_windows = max(1, -(-len(token_ids) // room))
+        flat = np.full(n_windows * room, self.lm.separator_id or 0, np.int64)
+        flat[: len(token_ids)] = token_ids
+        index = np.full(n_windows * room, -1, np.int64)
+        index[: len(token_ids)] = np.arange(len(token_ids))
+        tokens, numbers = flat.reshape(n_windows, room), index.reshape(n_windows, room)
+        if start is not None:
+            tokens = np.concatenate([np.full((n_windows, 1), start), tokens], axis=1)
+            numbers = np.concatenate([np.full((n_windows, 1), -1), numbers], axis=1)
+        batch = TokenBatch(
+            tokens=torch.from_numpy(tokens),
+            mask=torch.from_numpy((numbers >= 0) | (np.arange(tokens.shape[1]) == 0)[None] & (start is not None)),
+            token_index=torch.from_numpy(numbers),
+            text_index=torch.zeros(n_windows, dtype=torch.int64),
+            start=torch.zeros(n_windows, dtype=torch.int64),
+        )
+        kept, parts = [], []
+        for first in range(0, n_windows, self.micro_batch):
+            part = TokenBatch(**{name: value[first : first + self.micro_batch] for name, value in vars(batch).items()})
+            read = read_windows(self.lm, part.tokens, self.sites.read, self.micro_batch)
+            x = torch.cat([read[site] for site in self.sites.read], dim=-1)
+            real = (part.token_index >= 0).to(x.device)
+            keep = real if self.mask is None else self.mask.keep(part, x)
+            kept.append(keep[real].cpu().numpy())
+            parts.append(self.encode(x[keep]))
+        return np.concatenate(kept), Features.join(parts)
+
+    def over(self, text: str, features: list[int] | None = None) -> TextActivations:
+        """Return the activations of these features on a text; None: of every feature that is active on it.
+
+        Raises UserError for a text without tokens.
+        """
+        cutter, text = Cutter(self.lm.tokenizer), sound(text)
+        found = cutter.ids_and_ends(text)
+        if found is None:
+            ids = np.asarray(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
+            text, ends = cutter.decoded(ids)
+        else:
+            ids, ends = found
+        if not len(ids):
+            raise UserError(f"text {text!r}: has no tokens; give a text with words in it")
+        kept, active = self.rows(ids)
+        rows, numbers, values = (value.cpu().numpy() for value in active.triples())
+        chosen = np.unique(numbers) if features is None else np.asarray(features, np.int64)
+        dense = np.zeros((len(ids), len(chosen)), np.float32)
+        at = np.flatnonzero(kept)
+        for column, feature in enumerate(chosen):
+            mine = numbers == feature
+            dense[at[rows[mine]], column] = values[mine]
+        data, edges = text.encode("utf-8"), [0, *ends.tolist()]
+        pieces = [data[a:b].decode("utf-8") for a, b in zip(edges, edges[1:], strict=False)]
+        return TextActivations(pieces, ids, kept, chosen.astype(np.int64), dense)
+
+
+def sae_sha256(sae: SparseAutoencoder) -> str:
+    """Return a hash of an SAE's weights and buffers: what tells it from every other."""
+    return tensors_sha256(sorted(sae.state_dict().items()))
+
+
+def check_same_sae(facts: dict[str, Any], sae: SparseAutoencoder, path: str, store: str) -> None:
+    """Raise UserError unless a store was made with this SAE."""
+    if facts["sae"]["sha256"] != sae_sha256(sae):
+        raise UserError(
+            f"sae={path}: store={store} was made with another SAE ({facts['sae']['name']}); give that one, or index "
+            "the text with this one"
+        )
+
+
+def open_reader(facts: dict[str, Any], sae_path: str | None = None, store: str = "") -> Reader:
+    """Load what a store says it was made with. sae_path: where the SAE lies now.
+
+    Raises UserError where the SAE is gone or is another one; a language model says for itself that it is gone.
+    """
+    path = sae_path or facts["sae"]["path"]
+    if not Path(path).expanduser().exists():
+        raise UserError(
+            f"sae={path}: the SAE that the store was made with is not there; give sae=... where it lies now"
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sae = formats.read(path).to(device)
+    check_same_sae(facts, sae, path, store)
+    models = [LazyLM(**{**one, "device": device}) for one in facts["lm"]["load"]]
+    lm = models[0] if len(models) == 1 else PairedLM(*models)
+    mask = None if facts["mask"] is None else MaskPolicy.from_dict(facts["mask"])
+    sites = Sites(tuple(facts["sites"]["read"]), tuple(facts["sites"]["write"]))
+    return Reader(lm, sae, sites, mask, int(facts["data"]["context_length"]), int(facts["data"]["micro_batch"]))
