@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from sae_lightning import command
 from sae_lightning.config import (
     DataConfig,
-    EvaluateConfig,
     LMConfig,
+    ReadsSAE,
     RunConfig,
     TunedConfig,
     load_config,
@@ -49,7 +49,7 @@ def run_of(path: Path) -> RunConfig | None:
     return None
 
 
-def origin_of(config: EvaluateConfig, path: str, sae: SparseAutoencoder) -> Origin:
+def origin_of(config: ReadsSAE, path: str, sae: SparseAutoencoder) -> Origin:
     """Return what an SAE is measured on: the user's settings first, then its run's, then what its files say.
 
     Raises UserError where neither says which language model, or at which sites.
@@ -88,7 +88,7 @@ def origin_of(config: EvaluateConfig, path: str, sae: SparseAutoencoder) -> Orig
 
 
 def _second(
-    config: EvaluateConfig,
+    config: ReadsSAE,
     path: str,
     said: dict[str, Any],
     run: RunConfig | None,

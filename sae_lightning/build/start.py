@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sae_lightning.activations import Normaliser
 from sae_lightning.build.data import Data
-from sae_lightning.build.subject import check_lm
+from sae_lightning.build.lm_check import check_lm
 from sae_lightning.core import UserError
 from sae_lightning.sae import SparseAutoencoder, formats
 from sae_lightning.sae.fold import unfold

@@ -5,15 +5,18 @@ Hydra composes the yaml files and refuses unknown keys; this room says what the 
 new architecture or loss brings its own rules and this room stays as it is.
 """
 
-from sae_lightning.config.evaluate import EvaluateConfig
+from sae_lightning.config.analyze import AnalyzeConfig
+from sae_lightning.config.evaluate import EvaluateConfig, ReadsSAE
 from sae_lightning.config.files import (
     OVERRIDES_FILE,
     config_text,
     load_config,
     save_config,
     validate,
+    with_absolute_data,
     with_absolute_paths,
 )
+from sae_lightning.config.index import IndexConfig
 from sae_lightning.config.run import RunConfig
 from sae_lightning.config.sections import (
     Count,
@@ -36,17 +39,20 @@ from sae_lightning.config.tokenize import TokenizeConfig
 
 __all__ = [
     "OVERRIDES_FILE",
+    "AnalyzeConfig",
     "Count",
     "CountOrZero",
     "DataConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "IndexConfig",
     "LMConfig",
     "Node",
     "NormaliseConfig",
     "ObjectiveConfig",
     "OptimizerConfig",
     "PathsConfig",
+    "ReadsSAE",
     "RunConfig",
     "SchedulerConfig",
     "Section",
@@ -58,5 +64,6 @@ __all__ = [
     "load_config",
     "save_config",
     "validate",
+    "with_absolute_data",
     "with_absolute_paths",
 ]

@@ -20,24 +20,26 @@ class SitesOfSAE(Section):
     tuned: TunedConfig = TunedConfig()
 
 
-class EvaluateConfig(Section):
-    """What python -m sae_lightning.evaluate measures: SAEs, on held-out data, by studies.
+class ReadsSAE(Section):
+    """What a command that reads an SAE on data takes; lm, data and sites default to what the SAE says of its origin."""
 
-    lm, data and sites default to what each SAE says of its origin.
-    """
-
-    sae: Annotated[str, MinLen(1)] | Annotated[list[Annotated[str, MinLen(1)]], MinLen(1)]
-    out: Annotated[str, MinLen(1)] | None = None
     lm: LMConfig | None = None
     data: DataConfig | None = None
     sites: SitesOfSAE = SitesOfSAE()
-    tokens: Count = 32768
     any_lm: bool = False
+    device: str = "auto"
+    progress: bool = True
+
+
+class EvaluateConfig(ReadsSAE):
+    """What python -m sae_lightning.evaluate measures: SAEs, on held-out data, by studies."""
+
+    sae: Annotated[str, MinLen(1)] | Annotated[list[Annotated[str, MinLen(1)]], MinLen(1)]
+    out: Annotated[str, MinLen(1)] | None = None
+    tokens: Count = 32768
     seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] = 0
     draws: Annotated[int, BeforeValidator(whole), Ge(100), Le(100_000)] = 1000
     processes: Annotated[int, BeforeValidator(whole), Ge(1), Le(256)] = 1
-    device: str = "auto"
-    progress: bool = True
     studies: dict[str, Node | None]
 
     @property

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from sae_lightning.config.run import RunConfig
-from sae_lightning.config.sections import Section
+from sae_lightning.config.sections import DataConfig, Section
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import atomic_path
 from sae_lightning.validation import one_line
@@ -41,26 +41,31 @@ def load_config(run_dir: Path) -> RunConfig:
     return validate(values)
 
 
-def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return the config with the paths that exist made absolute: a run may be resumed from any folder."""
+def _absolute(value: str | None) -> str | None:
+    """Return a path that exists as an absolute one, anything else as it is."""
+    return str(Path(value).expanduser().resolve()) if value and Path(value).expanduser().exists() else value
 
-    def absolute(value: str | None) -> str | None:
-        return str(Path(value).expanduser().resolve()) if value and Path(value).expanduser().exists() else value
 
-    data = config.data.model_copy(
+def with_absolute_data(data: DataConfig) -> DataConfig:
+    """Return settings of data with the paths that exist made absolute."""
+    return data.model_copy(
         update={
-            "path": absolute(config.data.path),
-            "heldout": absolute(config.data.heldout),
-            "targets": absolute(config.data.targets),
-            "cache_dir": config.data.cache_dir and str(Path(config.data.cache_dir).expanduser().resolve()),
-            "source": config.data.source
-            and {k: absolute(v) if k in ("path", "name") else v for k, v in config.data.source.items()},
+            "path": _absolute(data.path),
+            "heldout": _absolute(data.heldout),
+            "targets": _absolute(data.targets),
+            "cache_dir": data.cache_dir and str(Path(data.cache_dir).expanduser().resolve()),
+            "source": data.source and {k: _absolute(v) if k in ("path", "name") else v for k, v in data.source.items()},
         }
     )
-    lm = config.lm and config.lm.model_copy(update={"name": absolute(config.lm.name)})
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return the config with the paths that exist made absolute: a run may be resumed from any folder."""
+    data = with_absolute_data(config.data)
+    lm = config.lm and config.lm.model_copy(update={"name": _absolute(config.lm.name)})
     known = ("smollm2", "tiny")
     own = config.sites.tuned
-    tuned = own.model_copy(update={"name": own.name if own.name in known else absolute(own.name)})
+    tuned = own.model_copy(update={"name": own.name if own.name in known else _absolute(own.name)})
     sites = config.sites.model_copy(update={"tuned": tuned})
     lm = config.lm if config.lm and config.lm.name in known else lm
     return config.model_copy(update={"data": data, "lm": lm, "sites": sites})

@@ -1,4 +1,4 @@
-"""Sparse features of a corpus with their provenance, on disk: which features fire on a token, and where a feature fires.
+"""Sparse features of a corpus with their provenance, on disk: what fires on a token, and where a feature fires.
 
 Plain memory-mapped ``.npy`` files with a checksummed manifest, built in bounded memory and resumable; no pickles.
 """

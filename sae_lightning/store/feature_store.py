@@ -1,7 +1,8 @@
 """Which features fired on which tokens, both ways, with the text around them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -85,7 +86,7 @@ class FeatureStore:
             self._meta = Strings(arrays["meta"], arrays["meta.starts"])
             parts = ("offsets", "indices", "values")
             self.csr, self.csc = (Sparse(*(arrays[f"{kind}.{part}"] for part in parts)) for kind in ("csr", "csc"))
-            self.stats = FeatureStats(*(arrays[f"stats.{name}"] for name in FeatureStats._fields))
+            self.stats = FeatureStats(*(arrays[f"stats.{field.name}"] for field in fields(FeatureStats)))
         except KeyError as error:
             raise UserError(f"{path}: its manifest lacks the array {error}; make the store again") from None
 
@@ -145,13 +146,13 @@ class FeatureStore:
         edges = np.linspace(0.0, largest, bins + 1)
         rng = np.random.default_rng(derive_seed(seed, "store", "quantiles", feature))
         out = []
-        for low, high in reversed(list(zip(edges[:-1], edges[1:], strict=True))):
+        for low, high in reversed(list(pairwise(edges.tolist()))):
             inside = np.flatnonzero((values > low) & (values <= high)) if largest else np.zeros(0, np.int64)
             if len(inside) > n:
                 inside = rng.choice(inside, n, replace=False)
             order = np.lexsort((tokens[inside], -values[inside]))
             chosen = inside[order]
-            out.append(Sample(float(low), float(high), tokens[chosen].astype(np.int64), np.asarray(values[chosen])))
+            out.append(Sample(low, high, tokens[chosen].astype(np.int64), np.asarray(values[chosen])))
         return out
 
     # Text
@@ -174,8 +175,16 @@ class FeatureStore:
             first, last = self._words_around(token, begin, end, before, after)
         else:
             raise UserError(f"unit={unit!r}: must be tokens or words")
-        cut = (self._span(a, b, text) for a, b in ((first, token), (token, token + 1), (token + 1, last)))
-        return Context(*cut, first, last, text, int(self.position[token]), self.meta(text))
+        return Context(
+            before=self._span(first, token, text),
+            token=self._span(token, token + 1, text),
+            after=self._span(token + 1, last, text),
+            first=first,
+            last=last,
+            text=text,
+            position=int(self.position[token]),
+            meta=self.meta(text),
+        )
 
     def pieces(self, first: int, last: int) -> list[str]:
         """Return the source characters of each of tokens ``first`` to ``last - 1``; joined they are the source."""
@@ -217,7 +226,7 @@ class FeatureStore:
     # Other forms
 
     def to_scipy(self, by: Literal["token", "feature"] = "token") -> "csr_matrix | csc_matrix":
-        """Return the activations [n_tokens, d_sae] as scipy's CSR (by token) or CSC (by feature), on the files' memory."""
+        """Return the activations [n_tokens, d_sae] as scipy's CSR (by token) or CSC (by feature), copying nothing."""
         from scipy.sparse import csc_matrix, csr_matrix
 
         if by not in ("token", "feature"):
@@ -245,7 +254,7 @@ class FeatureStore:
         return open_reader(self.facts)
 
     def verify(self, show: bool = True) -> None:
-        """Read every array and compare its checksum. Raises UserError naming the first that is not as it was written."""
+        """Compare every array with its checksum. Raises UserError naming the first that is not as it was written."""
         from sae_lightning.core.progress import progress
 
         with progress("checking the store", len(self.manifest.files), show) as advance:

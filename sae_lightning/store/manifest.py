@@ -48,7 +48,7 @@ class StoreManifest:
 
     @classmethod
     def load(cls, folder: Path) -> "StoreManifest":
-        """Read a store's manifest. Raises UserError for a folder that is no store, is unfinished or of another version."""
+        """Read a store's manifest. Raises UserError for no store, an unfinished one, another version."""
         path = folder / FILE
         try:
             value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,7 @@
 """Any text read as the corpus of a store was: the language model and the SAE it was made with."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Reader:
             mine = numbers == feature
             dense[at[rows[mine]], column] = values[mine]
         data, edges = text.encode("utf-8"), [0, *ends.tolist()]
-        pieces = [data[a:b].decode("utf-8") for a, b in zip(edges, edges[1:], strict=False)]
+        pieces = [data[a:b].decode("utf-8") for a, b in pairwise(edges)]
         return TextActivations(pieces, ids, kept, chosen.astype(np.int64), dense)
 
 

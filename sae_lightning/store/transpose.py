@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from sae_lightning.store.arrays import HEADER_BYTES, Appended, header, read_chun
 _CHUNK = 1 << 22
 
 
-class FeatureStats(NamedTuple):
+@dataclass(frozen=True)
+class FeatureStats:
     """Of each feature over the tokens that count: firings, sum and sum of squares of its activations, the largest.
 
     [d_sae] each: int64, float64, float64, float32 (0 for a feature that never fired).
@@ -119,7 +120,7 @@ def _chunks(folder: Path, d_sae: int, nnz: int) -> Iterator[tuple[int, csr_matri
 
 
 def _pwrite(file: int, values: NDArray, at: int) -> None:
-    view = memoryview(values).cast("B")
+    view = memoryview(values.tobytes())
     while len(view):
         written = os.pwrite(file, view, at)
         view, at = view[written:], at + written

@@ -1,4 +1,4 @@
-"""Builds a store: a pass over the text, a pass through language model and SAE, and a transpose; resumable at any moment."""
+"""Builds a store: a pass over the text, one through language model and SAE, a transpose; resumable at any moment."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from sae_lightning.core.files import fsync_folder
 from sae_lightning.core.locks import file_lock
 from sae_lightning.core.progress import progress
 from sae_lightning.store import manifest as files
-from sae_lightning.store.arrays import Appended, save
+from sae_lightning.store.arrays import HEADER_BYTES, Appended, read_chunks, save
 from sae_lightning.store.feature_store import FeatureStore
 from sae_lightning.store.manifest import ArrayFile, StoreManifest, checksums, partial_folder
 from sae_lightning.store.provenance import ARRAYS, Corpus, Provenance, id_dtype, write_provenance
@@ -115,7 +115,7 @@ def _build(folder: Path, plan: Plan, show: bool, journal_seconds: float) -> None
         _widen(folder, nnz)
     write_offsets(folder / "lengths.npy", folder / "csr.offsets.npy", nnz)
     stats = write_columns(folder, plan.d_sae, nnz, show)
-    for name, values in stats._asdict().items():
+    for name, values in vars(stats).items():
         save(folder / f"stats.{name}.npy", values)
     _finish(folder, plan, found, state, show)
 
@@ -188,8 +188,6 @@ def _append(out: dict[str, Appended], batch: TokenBatch, keep: Bool[Tensor, "b p
 
 def _widen(folder: Path, nnz: int) -> None:
     """Write feature numbers as int64: from 2^31 pairs on scipy wants them like the offsets."""
-    from sae_lightning.store.arrays import read_chunks
-
     wide = Appended(folder / "wide.npy", index_dtype(nnz))
     for part in read_chunks(folder / "csr.indices.npy", "<i4", 1 << 22):
         wide.append(part)
@@ -239,6 +237,4 @@ def _finish(folder: Path, plan: Plan, found: Provenance, state: dict[str, Any], 
 
 
 def _items(path: Path, itemsize: int) -> int:
-    from sae_lightning.store.arrays import HEADER_BYTES
-
     return (path.stat().st_size - HEADER_BYTES) // itemsize

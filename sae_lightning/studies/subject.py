@@ -41,7 +41,7 @@ class Subject:
     rows:      raw activations [n, d_in] (a transcoder's: an ActivationBatch with its targets), already masked. Taken
                in place of harvesting ``windows``; ``BLOCK_ROWS`` consecutive ones count as a window.
     truth:     synthetic data with known features, in place of a language model.
-    store:     which features fire on which tokens of a text; ``harvester`` and ``windows`` are then those it was made of.
+    store:     which features fire on which tokens; ``harvester`` and ``windows`` are then those it was made of.
     """
 
     sae: SparseAutoencoder
