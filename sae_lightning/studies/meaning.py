@@ -42,6 +42,12 @@ MEANING = {
     "l1": Meaning("sum of activations a token"),
     "dead": Meaning("share of features that never fire on the tokens counted", "lower"),
     "dense_share": Meaning("share of features active on more than 10 % of tokens"),
+    # density, similarity
+    "rare": Meaning("share of features that fire, but on less than rare_below (1e-5) of the tokens"),
+    "nearest_cosine": Meaning("cosine of a feature's decoder direction with the nearest other, mean over features"),
+    "nearest_dot": Meaning("largest product of a decoder row with another, mean over features"),
+    "nearest_euclidean": Meaning("distance of a decoder row from the nearest other, mean over features"),
+    "twin_share": Meaning("share of features with another whose decoder direction has a cosine above 0.9", "lower"),
     # downstream
     "ce_clean": Meaning("the model's cross-entropy, nats a token"),
     "ce_spliced": Meaning("the same with the reconstruction in place", "lower"),
