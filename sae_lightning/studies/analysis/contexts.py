@@ -6,11 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge
+from jaxtyping import Float
+from numpy.typing import NDArray
 
 from sae_lightning.core import UserError
-from sae_lightning.sae import SparseAutoencoder
 from sae_lightning.store import Context, FeatureStore
-from sae_lightning.studies.directions import written
+from sae_lightning.studies.firings import firings_by_text
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.study import Cell, Result, Study, Table
 from sae_lightning.studies.subject import NEEDS_STORE, Subject
@@ -116,22 +117,23 @@ def examples_of(
     return Examples(int(feature), tuple(strongest), drawn, tuple(weakest), skipped + more)
 
 
-def informative(store: FeatureStore, sae: SparseAutoencoder, n: int) -> list[int]:
-    """Return the n features that write most: ``sum f_i² ||d_i||²`` over the store, largest first.
+def informative(store: FeatureStore, n: int, information: Float[NDArray, "d_sae"] | None = None) -> list[int]:
+    """Return the n features that say most about which text one reads (``Firings.information``), the most first.
 
-    It is what the squared norm of the reconstruction would be of this feature alone. Features that are active on more
-    than 10 % of the tokens are left out: what fires everywhere tells no text from another.
+    information: where it is known already (array of ``DensityStudy``). Features that are active on more than 10 % of
+    the tokens are left out, and those that never are.
     """
-    energy = np.asarray(store.stats.squares) * written(sae).square().sum(1).cpu().numpy()
+    if information is None:
+        information = firings_by_text(store, show_progress=False).information()
     able = (store.stats.count > 0) & (store.stats.count <= _DENSE * store.n_kept)
-    order = np.argsort(np.where(able, -energy, np.inf), kind="stable")
+    order = np.argsort(np.where(able, -information, np.inf), kind="stable")
     return [int(i) for i in order[: min(n, int(able.sum()))]]
 
 
 class ContextsStudy(Study):
     """Tokens on which features are strongest, weakest, and some in between, with the text around them.
 
-    features: numbers of those to show; None: the ``n_features`` that write most (``informative``). The rest is
+    features: numbers of those to show; None: the ``n_features`` most ``informative``. The rest is
     ``examples_of``'s. The table ``examples`` has a row each: feature, kind (top, quantile, lowest), value, before,
     token, after, text (its number in the store), position (in the text, in tokens) and the text's title. Masked tokens
     are context, never examples. Raises UserError for numbers that the store has no feature for, and for none at all.
@@ -155,7 +157,7 @@ class ContextsStudy(Study):
         show_progress: bool = True,
     ) -> None:
         if features is not None and not features:
-            raise UserError("features=[]: names no feature; give some, or null for those that write most")
+            raise UserError("features=[]: names no feature; give some, or null for the most informative")
         if not (top or lowest or (bins and per_bin)):
             raise UserError("top=0, lowest=0, per_bin=0: leaves nothing to show; raise one of them")
         self.features, self.n_features, self.show_progress = features, n_features, show_progress
@@ -170,7 +172,7 @@ class ContextsStudy(Study):
     def run(self, subject: Subject) -> Result:
         store = subject.store
         assert store is not None
-        features = self.features or informative(store, subject.sae, self.n_features)
+        features = self.features or informative(store, self.n_features)
         chosen = [store.check_feature(feature) for feature in dict.fromkeys(features)]
         rows: list[tuple[Cell, ...]] = []
         silent, skipped = [], 0
@@ -182,7 +184,7 @@ class ContextsStudy(Study):
                 silent.append(feature)
             rows += found
         columns = ("feature", "kind", "value", "before", "token", "after", "text", "position", "title")
-        chosen_how = "given" if self.features else "that write most, of those active on at most 10 % of tokens"
+        chosen_how = "given" if self.features else "that say most about which text one reads"
         caption = f"{len(chosen):,} features {chosen_how}"
         return Result({}, {"examples": Table(columns, tuple(rows), caption)}, _notes(silent, skipped))
 

@@ -13,14 +13,12 @@ from torch import Tensor
 from sae_lightning.metrics import FEWEST, POOLED, Density, bootstrap_weights, interval, linearised
 from sae_lightning.metrics.running import ratio
 from sae_lightning.store import FeatureStore
-from sae_lightning.studies.progress import track
+from sae_lightning.studies.firings import firings_by_text
 from sae_lightning.studies.study import Estimate, Result, Study, Table, defined
 from sae_lightning.studies.subject import NEEDS_STORE, Subject
 from sae_lightning.studies.windows import DRAWS
 
-# Groups of texts whose firings are counted, and numbers [groups, d_sae] in all: 256 MB in float64.
-_GROUPS, _COUNTS = 1024, 1 << 25
-# Pairs, and tokens, that are counted at once.
+# Tokens whose firings are counted at once.
 _CHUNK = 1 << 22
 # Shares of features that a resample, which leaves texts out, shifts all to one side.
 _LINEAR = ("dead", "rare")
@@ -50,9 +48,10 @@ class DensityStudy(Study):
     """How often each feature fires on the tokens of a store that count, n of them (``n_kept``).
 
     Of feature i: ``count_i`` firings, ``density_i = count_i / n``, ``mean_i`` activation where it fires (NaN where it
-    never does) and ``largest_i``. Over features: ``dead`` is the share that never fire on these n tokens, ``rare`` that
-    fire on a share of them above 0 and below ``rare_below`` (25 of 2.5M tokens at 1e-5), ``dense_share`` that fire on
-    more than ``dense_above``; ``l0`` is the mean number of firings a token. dead and rare fall as n grows.
+    never does), ``largest_i``, and ``information_i`` about which text one reads (``Firings.information``). Over
+    features: ``dead`` is the share that never fire on these n tokens, ``rare`` that fire on a share of them above 0 and
+    below ``rare_below`` (25 of 2.5M tokens at 1e-5), ``dense_share`` that fire on more than ``dense_above``; ``l0`` is
+    the mean number of firings a token. dead and rare fall as n grows.
 
     Intervals: a bootstrap over texts; of more than 1,024 texts (fewer in an SAE of more than 32,768 features)
     neighbours are drawn together. dead and rare have the jackknife's interval (``metrics.linearised``).
@@ -83,14 +82,21 @@ class DensityStudy(Study):
         store = subject.store
         assert store is not None
         metric = StoreDensity(store.d_sae, self.dense_above, self.rare_below)
-        states = self._counts(store)
+        firings = firings_by_text(store, self.name, self.show_progress)
+        states = {"n": torch.from_numpy(firings.n), "counts": torch.from_numpy(firings.counts)}
         metric.load_state({name: value.sum(0) for name, value in states.items()})
         estimates, draws = self._estimates(metric, states, store.n_kept)
         stats = store.stats
         count = np.array(stats.count, np.int64)
         density = count / max(1, store.n_kept)
         mean = np.where(count > 0, stats.total / np.maximum(count, 1), np.nan)
-        arrays = {"count": count, "density": density, "mean": mean, "largest": np.array(stats.largest, np.float32)}
+        arrays = {
+            "count": count,
+            "density": density,
+            "mean": mean,
+            "largest": np.array(stats.largest, np.float32),
+            "information": firings.information(),
+        }
         tables = {
             "density_histogram": self._density_histogram(metric, store.n_kept),
             "l0_histogram": self._l0_histogram(store),
@@ -100,20 +106,6 @@ class DensityStudy(Study):
         groups = len(states["n"])
         few = f"{groups} texts: intervals need at least {FEWEST}; index more of them"
         return Result(estimates, tables, (few,) if groups < FEWEST else (), draws, arrays=arrays)
-
-    def _counts(self, store: FeatureStore) -> dict[str, Tensor]:
-        """Return kept tokens ``n`` [groups] and firings ``counts`` [groups, d_sae] of groups of texts, float64."""
-        groups = max(1, min(store.n_texts, _GROUPS, max(FEWEST, _COUNTS // store.d_sae)))
-        edges = store.text_starts[np.arange(groups + 1) * store.n_texts // groups].tolist()
-        n, counts = np.zeros(groups), np.zeros((groups, store.d_sae))
-        for group in track(range(groups), groups, self.name, self.show_progress):
-            first, last = edges[group], edges[group + 1]
-            n[group] = np.count_nonzero(store.kept[first:last])
-            begin, end = int(store.csr.offsets[first]), int(store.csr.offsets[last])
-            for at in range(begin, end, _CHUNK):
-                pairs = store.csr.indices[at : min(at + _CHUNK, end)]
-                counts[group] += np.bincount(pairs, minlength=store.d_sae)
-        return {"n": torch.from_numpy(n), "counts": torch.from_numpy(counts)}
 
     def _estimates(
         self, metric: StoreDensity, states: dict[str, Tensor], n_kept: int

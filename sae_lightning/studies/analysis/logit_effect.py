@@ -39,8 +39,9 @@ class LogitEffectStudy(Study):
 
     Arrays: ``promoted`` and ``suppressed`` [d_sae, n] int32, the n token ids with the largest effect, and the smallest,
     of equal ones the lower id; ``promoted_logit`` and ``suppressed_logit`` float32. Rows of the unembedding that the
-    tokenizer has no token for are left out. The table has the ``shown`` features with the strongest effect at their
-    largest activation in the store; without a store, per unit of activation.
+    tokenizer has no token for are left out. ``logit_peak`` [d_sae] float32 is how far the most promoted token stands
+    out: its effect less the mean effect over the vocabulary, in standard deviations (0 for an effect of nothing). The
+    table has the ``shown`` features with the largest peak: long rows move all logits, and rare tokens most of all.
     """
 
     name: ClassVar[str] = "logit_effect"
@@ -78,7 +79,7 @@ class LogitEffectStudy(Study):
         rows = (readout.folded(written(subject.sae)) / scale).float().to(readout.W_U.device)
         vocabulary = lm.tokenizer.get_vocab().values()
         arrays = self._extremes(rows, readout.W_U[: max(vocabulary) + 1])
-        return Result({}, {"strongest": self._table(subject, lm, arrays)}, notes, arrays=arrays)
+        return Result({}, {"strongest": self._table(lm, arrays)}, notes, arrays=arrays)
 
     def _scale(self, subject: Subject, lm: FrozenLM, readout: Readout) -> tuple[float, tuple[str, ...]]:
         harvester = subject.harvester
@@ -100,17 +101,23 @@ class LogitEffectStudy(Study):
         )
 
     def _extremes(self, rows: Float[Tensor, "F d"], W_U: Float[Tensor, "V d"]) -> dict[str, NDArray]:
-        """Return the n largest and smallest of ``rows @ W_U.T`` in each row, a part of the vocabulary at a time."""
+        """Return the n largest and smallest of ``rows @ W_U.T`` in each row, and how far the largest stands out.
+
+        A part of the vocabulary at a time, and of the features.
+        """
         n = min(self.n, len(W_U))
         part = max(n, min(len(W_U), _UNEMBEDDING // W_U.shape[1]))
         step = max(1, _LOGITS // part)
         work = [(a, b) for a in range(0, len(W_U), part) for b in range(0, len(rows), step)]
         best: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
+        sums, squares = torch.zeros(2, len(rows), dtype=torch.float64)
         of_vocabulary = torch.empty(0)
         for a, b in track(work, len(work), self.name, self.show_progress):
             if b == 0:
                 of_vocabulary = W_U[a : a + part].float()
             logits = rows[b : b + step] @ of_vocabulary.T
+            sums[b : b + step] += logits.sum(1).double().cpu()
+            squares[b : b + step] += torch.linalg.vector_norm(logits, dim=1).double().square().cpu()
             for side, sign in enumerate((1, -1)):
                 ids, values = largest(logits if sign > 0 else logits.neg_(), n)
                 ids, values = (ids + a).cpu(), values.cpu()
@@ -121,23 +128,25 @@ class LogitEffectStudy(Study):
             found = [best[2 * b + side] for b in range(0, len(rows), step)]
             out[name] = torch.cat([each[0][0] for each in found]).numpy().astype(np.int32)
             out[f"{name}_logit"] = sign * torch.cat([each[1][0] for each in found]).numpy()
+        mean = (sums / len(W_U)).numpy()
+        spread = np.sqrt(np.maximum((squares / len(W_U)).numpy() - mean**2, 0.0))
+        above = out["promoted_logit"][:, 0] - mean
+        out["logit_peak"] = np.where(spread > 0, above / np.where(spread > 0, spread, 1.0), 0.0).astype(np.float32)
         return out
 
-    def _table(self, subject: Subject, lm: FrozenLM, arrays: dict[str, NDArray]) -> Table:
-        columns = ("feature", "strength", "promoted", "promoted_logit", "suppressed", "suppressed_logit")
-        per_unit = np.maximum(arrays["promoted_logit"][:, 0], -arrays["suppressed_logit"][:, 0])
-        store = subject.store
-        strength = per_unit if store is None else per_unit * store.stats.largest
-        unit = "per unit of activation" if store is None else "at the feature's largest activation"
+    def _table(self, lm: FrozenLM, arrays: dict[str, NDArray]) -> Table:
+        columns = ("feature", "peak", "promoted", "promoted_logit", "suppressed", "suppressed_logit")
         rows = []
-        for i in np.argsort(-strength, kind="stable")[: self.shown]:
+        for i in np.argsort(-arrays["logit_peak"], kind="stable")[: self.shown]:
             promoted, suppressed = (
                 " ".join(repr(lm.tokenizer.decode([int(t)])) for t in arrays[side][i])
                 for side in ("promoted", "suppressed")
             )
             up, down = float(arrays["promoted_logit"][i, 0]), float(arrays["suppressed_logit"][i, 0])
-            rows.append((int(i), float(strength[i]), promoted, up, suppressed, down))
-        caption = f"Features with the strongest effect on one logit (strength: {unit}; logits: per unit of activation)"
+            rows.append((int(i), float(arrays["logit_peak"][i]), promoted, up, suppressed, down))
+        caption = (
+            "Features whose most promoted token stands out most (peak: in standard deviations over the vocabulary)"
+        )
         return Table(columns, tuple(rows), caption)
 
 

@@ -4,24 +4,22 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 
 from sae_lightning.core import UserError
 from sae_lightning.sae.standard import StandardSAE
 from sae_lightning.studies import Subject
 from sae_lightning.studies.analysis.contexts import ContextsStudy, examples_of, informative
+from sae_lightning.studies.firings import firings_by_text
 from tests.store.planted import Planted, made_up_texts, planted_store
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory) -> Planted:
-    return planted_store(tmp_path_factory.mktemp("contexts"))
+    return planted_store(tmp_path_factory.mktemp("contexts"), density=0.06)
 
 
-def subject(planted: Planted, seed: int = 0) -> Subject:
-    sae = StandardSAE(4, planted.store.d_sae)
-    sae.W_dec.data = torch.randn(sae.W_dec.shape, generator=torch.Generator().manual_seed(seed))
-    return Subject(sae, store=planted.store)
+def subject(planted: Planted) -> Subject:
+    return Subject(StandardSAE(4, planted.store.d_sae), store=planted.store)
 
 
 def text_around(planted: Planted, token: int, before: int, after: int) -> tuple[str, str, str]:
@@ -101,13 +99,14 @@ def test_no_more_than_so_many_are_looked_at(tmp_path) -> None:
     assert not list(examples_of(planted.store, 0, top=0, lowest=0, bins=0))
 
 
-def test_informative_features_write_most(planted: Planted) -> None:
-    one = subject(planted)
-    energy = (planted.dense.astype(np.float64) ** 2).sum(0) * one.sae.W_dec.detach().double().square().sum(1).numpy()
+def test_informative_features_are_those_with_the_largest_information(planted: Planted) -> None:
     share = (planted.dense > 0).sum(0) / planted.kept.sum()
-    expected = sorted((i for i in range(12) if 0 < share[i] <= 0.1), key=lambda i: -energy[i])
-    assert informative(planted.store, one.sae, 4) == expected[:4]
-    assert informative(planted.store, one.sae, 100) == expected
+    information = firings_by_text(planted.store, show_progress=False).information()
+    expected = sorted((i for i in range(12) if 0 < share[i] <= 0.1), key=lambda i: -information[i])
+    assert len(expected) > 4
+    assert informative(planted.store, 4) == expected[:4]
+    assert informative(planted.store, 100, information) == expected
+    assert informative(planted.store, 100, -information) == expected[::-1]
 
 
 def test_the_table(planted: Planted) -> None:
@@ -126,7 +125,7 @@ def test_the_table(planted: Planted) -> None:
     assert table.rows[0][8] == f"Text <b>{first.context.text}</b>"
     assert result.notes == ("never active in this store: features 1",)
     best = ContextsStudy(n_features=2, show_progress=False).run(subject(planted)).tables["examples"]
-    assert list(dict.fromkeys(row[0] for row in best.rows)) == informative(planted.store, subject(planted).sae, 2)
+    assert list(dict.fromkeys(row[0] for row in best.rows)) == informative(planted.store, 2)
 
 
 def test_mistakes(planted: Planted) -> None:

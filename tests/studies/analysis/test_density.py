@@ -8,7 +8,7 @@ import torch
 
 from sae_lightning.metrics import bootstrap_weights, interval
 from sae_lightning.sae.standard import StandardSAE
-from sae_lightning.studies import Subject
+from sae_lightning.studies import Subject, firings
 from sae_lightning.studies.analysis import density as module
 from sae_lightning.studies.analysis.density import DensityStudy
 from tests.store.planted import Planted, made_up_texts, planted_store
@@ -42,7 +42,7 @@ def test_arrays_and_shares(planted: Planted) -> None:
     np.testing.assert_allclose(result.arrays["mean"], mean)
     np.testing.assert_array_equal(result.arrays["largest"], planted.dense.max(0))
     assert {name: array.dtype for name, array in result.arrays.items()} == {
-        "count": np.int64, "density": np.float64, "mean": np.float64, "largest": np.float32
+        "count": np.int64, "density": np.float64, "mean": np.float64, "largest": np.float32, "information": np.float64
     }  # fmt: skip
     rare = (count > 0) & (count < 0.03 * n)
     assert 0 < rare.sum() < 30
@@ -103,10 +103,11 @@ def test_intervals_are_a_bootstrap_over_texts(planted: Planted) -> None:
 def test_groups_of_texts_and_chunks_change_no_figure(planted: Planted, monkeypatch) -> None:
     before = run(planted)
     monkeypatch.setattr(module, "_CHUNK", 5)
+    monkeypatch.setattr(firings, "_CHUNK", 5)
     again = run(planted)
     assert again.estimates == before.estimates
     assert again.tables == before.tables
-    monkeypatch.setattr(module, "_GROUPS", 9)
+    monkeypatch.setattr(firings, "_GROUPS", 9)
     grouped = run(planted)
     assert grouped.values == pytest.approx(before.values)
     assert grouped.estimates["l0"].low is not None

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,8 +112,12 @@ def test_it_is_the_dense_product(kind: str, tokens: int | None, windows: Windows
     said = f"divides by {scale:.4g}, its median" if tokens else "was not measured"
     assert said in result.notes[0]
     assert any("bends its logits" in note for note in result.notes) == (kind == "gemma2")
-    strongest = np.maximum(effect.max(1), -effect.min(1))
-    assert [row[0] for row in result.tables["strongest"].rows] == np.argsort(-strongest, kind="stable").tolist()
+    peak = (effect.max(1) - effect.mean(1)) / effect.std(1)
+    np.testing.assert_allclose(arrays["logit_peak"], peak, rtol=1e-4)
+    rows = result.tables["strongest"].rows
+    assert [row[0] for row in rows] == np.argsort(-peak, kind="stable").tolist()
+    decode = lm.tokenizer.decode
+    assert rows[0][2] == " ".join(repr(decode([int(t)])) for t in arrays["promoted"][rows[0][0]])
 
 
 @pytest.mark.parametrize("kind", ["tiny", "llama", "gpt2"])
@@ -164,6 +167,7 @@ def test_rows_of_zeros_and_more_than_the_vocabulary(windows, language_model) -> 
     assert arrays["promoted"].shape == (F, 257)
     assert arrays["promoted"][3].tolist() == arrays["suppressed"][3].tolist() == list(range(257))
     assert (np.diff(arrays["promoted_logit"], axis=1) <= 0).all()
+    assert arrays["logit_peak"][3] == 0.0
 
 
 def test_rescaled_rows_count_as_their_directions(windows, language_model) -> None:
@@ -173,20 +177,6 @@ def test_rescaled_rows_count_as_their_directions(windows, language_model) -> Non
     want = study.run(subject(lm, windows, W / W.norm(dim=1, keepdim=True))).arrays
     np.testing.assert_array_equal(got["promoted"], want["promoted"])
     np.testing.assert_allclose(got["promoted_logit"], want["promoted_logit"], rtol=1e-5)
-
-
-def test_the_strongest_are_so_at_their_largest_activation(windows, language_model) -> None:
-    one = subject(language_model("tiny"), windows, decoder())
-    largest = np.linspace(1, 0, F).astype(np.float32) ** 4
-    store = SimpleNamespace(stats=SimpleNamespace(largest=largest))
-    with_store = Subject(one.sae, one.lm, one.harvester, one.windows, store=store)  # pyright: ignore[reportArgumentType]
-    result = LogitEffectStudy(n=2, shown=4, tokens=0, show_progress=False).run(with_store)
-    arrays = result.arrays
-    strength = np.maximum(arrays["promoted_logit"][:, 0], -arrays["suppressed_logit"][:, 0]) * largest
-    rows = result.tables["strongest"].rows
-    assert [row[0] for row in rows] == np.argsort(-strength, kind="stable")[:4].tolist()
-    decode = one.lm.tokenizer.decode  # type: ignore[union-attr]
-    assert rows[0][2] == " ".join(repr(decode([int(t)])) for t in arrays["promoted"][rows[0][0]])
 
 
 def test_reasons(windows, language_model) -> None:
