@@ -19,14 +19,11 @@ _COSINES = 1 << 25
 FEWEST_POINTS = 4
 
 
-def check_umap() -> None:
-    """Raise UserError where umap-learn is not installed."""
+def without_umap() -> str | None:
+    """Return why no map can be made where umap-learn is not installed."""
     from importlib.util import find_spec
 
-    if find_spec("umap") is None:
-        raise UserError(
-            "umap-learn: is not installed, and maps are made with it; pip install 'sae_lightning[analysis]'"
-        )
+    return None if find_spec("umap") else "needs umap-learn; pip install 'sae_lightning[analysis]'"
 
 
 def unit_directions(W_dec: Float[Tensor, "F d"], centre: bool = False) -> Float[Tensor, "F d"]:
@@ -78,9 +75,11 @@ def umap_layout(
     """Return places in the plane by UMAP (McInnes et al. 2018) on cosine distances of unit rows.
 
     Neighbours are exact, so that nothing but the layout is drawn at random, and that from ``seed``: same rows, same
-    seed, same bits. Rows that are 0, and all where there are fewer than four, have NaN.
+    seed, same bits. Rows that are 0, and all where there are fewer than four, have NaN. Raises UserError without
+    umap-learn.
     """
-    check_umap()
+    if reason := without_umap():
+        raise UserError(f"map of directions: {reason}")
     out = np.full((len(rows), 2), np.nan, np.float32)
     there = np.flatnonzero((rows != 0).any(1).numpy())
     if len(there) < FEWEST_POINTS:

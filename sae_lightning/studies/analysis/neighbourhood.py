@@ -11,11 +11,11 @@ from sae_lightning.core import UserError
 from sae_lightning.studies.analysis.layout import (
     FEWEST_POINTS,
     check_features,
-    check_umap,
     nearest_to,
     placed,
     umap_layout,
     unit_directions,
+    without_umap,
 )
 from sae_lightning.studies.study import Cell, Result, Study, Table
 from sae_lightning.studies.subject import Subject
@@ -61,8 +61,12 @@ class NeighbourhoodStudy(Study):
         self.n_neighbors, self.min_dist = n_neighbors, min_dist
         self.seed, self.show_progress = seed, show_progress
 
+    def reason(self, subject: Subject) -> str | None:
+        return without_umap()
+
     def run(self, subject: Subject) -> Result:
-        check_umap()
+        if reason := self.reason(subject):
+            raise UserError(f"{self.name}: {reason}")
         rows = unit_directions(subject.sae.W_dec)
         there, notes = placed(subject, self.dead)
         directions = (rows != 0).any(1).numpy()

@@ -14,11 +14,11 @@ from sae_lightning.core import UserError
 from sae_lightning.studies.analysis.layout import (
     FEWEST_POINTS,
     check_features,
-    check_umap,
     nearest_to,
     placed,
     umap_layout,
     unit_directions,
+    without_umap,
 )
 from sae_lightning.studies.study import Cell, ComparativeStudy, Result, Table
 from sae_lightning.studies.subject import Subject
@@ -70,12 +70,11 @@ class NeighbourhoodsStudy(ComparativeStudy):
         widths = [subject.sae.d_out for subject in subjects.values()]
         if widths.count(widths[0]) < 2:
             return f"needs two SAEs of one site; these write activations of widths {', '.join(map(str, widths))}"
-        return None
+        return without_umap()
 
     def run_all(self, subjects: Mapping[str, Subject], results: Mapping[str, Mapping[str, Result]]) -> Result:
         if reason := self.reason_all(subjects):
             raise UserError(f"{self.name}: {reason}")
-        check_umap()
         d_out = next(iter(subjects.values())).sae.d_out
         together, notes = {}, []
         for name, subject in subjects.items():

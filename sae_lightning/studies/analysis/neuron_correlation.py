@@ -77,8 +77,8 @@ class NeuronCorrelationStudy(Study):
     Memory: the sums of features times neurons take 1 GiB at most; where there are more, layers go by in blocks, each a
     pass of the data. SmolLM2 up to layer 9, 4,608 features: 49,152 tokens take about 50 s on 2 free cores.
 
-    Pearson's r follows the tokens of the largest activations: where a model has a few that outweigh all others, features
-    and neurons that meet there look alike. The table of pairs shows it as one neuron beside many features.
+    Pearson's r follows the tokens of the largest activations: where a few outweigh all others, features and neurons
+    that meet there look alike. The table of pairs shows it as one neuron beside many features.
 
     Source: Templeton et al. 2024, "Scaling Monosemanticity", features against neurons: 82 % of theirs have no neuron
     above 0.3.

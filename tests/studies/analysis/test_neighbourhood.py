@@ -156,8 +156,10 @@ def test_without_umap_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "umap" else real(name))
-    with pytest.raises(UserError, match=r"pip install 'sae_lightning\[analysis\]'"):
+    with pytest.raises(UserError, match=r"neighbourhood: needs umap-learn; pip install 'sae_lightning\[analysis\]'"):
         study().run(subject_of(grouped()))
+    with pytest.raises(UserError, match="neighbourhoods: needs umap-learn"):
+        together(a=grouped(), b=grouped())
 
 
 # Several SAEs
