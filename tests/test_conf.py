@@ -15,9 +15,11 @@ from sae_lightning.build.evaluation import build_studies, check_studies
 from sae_lightning.build.instantiate import target_of
 from sae_lightning.build.layout import Layout
 from sae_lightning.config import (
+    AnalyzeConfig,
     DataConfig,
     EvaluateConfig,
     EvaluationConfig,
+    IndexConfig,
     LMConfig,
     NormaliseConfig,
     OptimizerConfig,
@@ -42,6 +44,8 @@ ENTRIES = {
     "tokenize": TokenizeConfig,
     "export": ExportConfig,
     "evaluate": EvaluateConfig,
+    "index": IndexConfig,
+    "analyze": AnalyzeConfig,
 }
 EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
@@ -50,7 +54,14 @@ STUDIES = [option for group, option in EVERYTHING if group == "studies"]
 # Groups that need a language model to take a step (tests/build), or decide how runs are started.
 NOT_A_RUN = ("lm", "data", "sites", "objective", "launcher", "sweep")
 # What a user has to give where a yaml says ???.
-NEEDED = {"data.path": "corpus", "lm.name": "someone/some-model", "out": "out.bin", "sae": "run", "to": "saelens"}
+NEEDED = {
+    "data.path": "corpus",
+    "lm.name": "someone/some-model",
+    "out": "out.bin",
+    "sae": "run",
+    "store": "store",
+    "to": "saelens",
+}
 
 
 def overrides_for(group: str, option: str) -> list[str]:

@@ -18,7 +18,11 @@ from sae_lightning.tokens import TokenStore, Windows, WindowSample
 
 @dataclass(frozen=True)
 class OpenCorpus:
-    """What an SAE is read on. models: the settings that the language models were built from, on this device."""
+    """What an SAE is read on.
+
+    models: the settings that the language models were built from, on this device. enough: how much of the text was
+    tokenised where ``data.max_tokens`` leaves that open.
+    """
 
     lm: FrozenLM
     models: tuple[LMConfig, ...]
@@ -26,6 +30,7 @@ class OpenCorpus:
     sites: Sites
     tokens: TokenStore
     seed: int
+    enough: int
 
 
 def open_corpus(
@@ -52,9 +57,10 @@ def open_corpus(
     widths = [sum(model.site_width(site) for site in sites) for sites in (origin.read, origin.write)]
     check_width(sae, widths[0], widths[1], where)
     enough = enough_tokens(run) if run is not None and origin.own_data else 0
-    tokens = build_store(data, model, max(enough, 1 << 20, 1 << (wanted - 1).bit_length()))
+    enough = max(enough, 1 << 20, 1 << (wanted - 1).bit_length())
     models = (lm,) if tuned is None else (lm, tuned)
-    return OpenCorpus(model, models, identity, Sites(origin.read, origin.write), tokens, seed)
+    tokens = build_store(data, model, enough)
+    return OpenCorpus(model, models, identity, Sites(origin.read, origin.write), tokens, seed, enough)
 
 
 def mask_of(

@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_lightning.build.instantiate import check_node, make, target_of
 from sae_lightning.build.subject import Evaluated, build_subject
-from sae_lightning.config import EvaluateConfig
+from sae_lightning.config import AnalyzeConfig, EvaluateConfig
 from sae_lightning.core import UserError
 from sae_lightning.studies import ComparativeStudy, Result, Study, Subject, WindowStudy, measure_all
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 FORMAT, VERSION = "sae_lightning.evaluation", 1
 
 
-def check_studies(config: EvaluateConfig) -> None:
+def check_studies(config: EvaluateConfig | AnalyzeConfig) -> None:
     """Check every study's settings against its class, before anything slow is loaded. Raises UserError."""
     chosen = {name: node for name, node in config.studies.items() if node}
     if not chosen:
@@ -29,7 +29,7 @@ def check_studies(config: EvaluateConfig) -> None:
         check_node(node, f"studies.{name}", {"show_progress"})
 
 
-def build_studies(config: EvaluateConfig) -> dict[str, Study | ComparativeStudy]:
+def build_studies(config: EvaluateConfig | AnalyzeConfig) -> dict[str, Study | ComparativeStudy]:
     """Build the chosen studies, by name."""
     return {
         name: make(node, f"studies.{name}", show_progress=config.progress)
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig, asked: frozenset[str] = frozenset()) -> dic
     """
     started = time.perf_counter()
     studies = build_studies(config)
-    names = sae_names(config.paths)
+    names = short_names(config.paths)
     built = {name: build_subject(config, path) for name, path in zip(names, config.paths, strict=True)}
     subjects = {name: one.subject for name, one in built.items()}
     _refuse(studies, subjects, asked)
@@ -82,11 +82,11 @@ def evaluate(config: EvaluateConfig, asked: frozenset[str] = frozenset()) -> dic
     }
 
 
-def sae_names(paths: list[str]) -> list[str]:
-    """Return short names that tell the SAEs apart: the last parts of their paths, as many as that takes."""
+def short_names(paths: list[str], key: str = "sae") -> list[str]:
+    """Return short names that tell SAEs, or stores, apart: the last parts of their paths, as many as that takes."""
     parts = [[p for p in Path(path).expanduser().resolve().parts if p not in ("export", "/")] for path in paths]
     if len({tuple(p) for p in parts}) < len(parts):
-        raise UserError(f"sae={paths}: the same SAE is given twice; give each once")
+        raise UserError(f"{key}={paths}: the same one is given twice; give each once")
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(p[-depth:]) for p in parts]
         if len(set(names)) == len(names):

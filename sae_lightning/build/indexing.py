@@ -73,6 +73,7 @@ def build_plan(config: IndexConfig) -> Plan:
         "data": _described(config, data, windows.identity(), n_windows),
         "mind": differences(sae, corpus.identity, origin),
         "settings": _settings(origin, corpus),
+        "given": _given(config),
     }
     for line in facts["mind"]:
         logger.warning("%s", line)
@@ -124,7 +125,15 @@ def _settings(origin: Origin, corpus: OpenCorpus) -> dict[str, Any]:
     """Return the settings with which the same text and language model are opened again on this machine."""
     models = [one.model_dump(mode="json", exclude={"device"}) for one in corpus.models]
     data = with_absolute_data(origin.data).model_dump(mode="json")
-    return {"lm": models[0], "tuned": models[1] if len(models) > 1 else None, "data": data, "seed": corpus.seed}
+    tuned = models[1] if len(models) > 1 else None
+    return {"lm": models[0], "tuned": tuned, "data": data, "seed": corpus.seed, "enough": corpus.enough}
+
+
+def _given(config: IndexConfig) -> dict[str, Any]:
+    """Return what the user said of language model, data and sites in place of what the SAE says."""
+    data = config.data and with_absolute_data(config.data)
+    said = config.model_copy(update={"data": data}).model_dump(mode="json", include={"lm", "data", "sites", "any_lm"})
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _load_arguments(lm: LMConfig, seed: int) -> dict[str, Any]:

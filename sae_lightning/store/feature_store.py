@@ -143,16 +143,16 @@ class FeatureStore:
             raise UserError(f"bins={bins}, n={n}: must both be at least 1")
         tokens, values = self.column(feature)
         largest = float(values.max(initial=0.0))
-        edges = np.linspace(0.0, largest, bins + 1)
+        edges = np.linspace(0.0, largest, bins + 1)  # float64: compared as such, not rounded to float32
         rng = np.random.default_rng(derive_seed(seed, "store", "quantiles", feature))
         out = []
-        for low, high in reversed(list(pairwise(edges.tolist()))):
+        for low, high in reversed(list(pairwise(edges))):
             inside = np.flatnonzero((values > low) & (values <= high)) if largest else np.zeros(0, np.int64)
             if len(inside) > n:
                 inside = rng.choice(inside, n, replace=False)
             order = np.lexsort((tokens[inside], -values[inside]))
             chosen = inside[order]
-            out.append(Sample(low, high, tokens[chosen].astype(np.int64), np.asarray(values[chosen])))
+            out.append(Sample(float(low), float(high), tokens[chosen].astype(np.int64), np.asarray(values[chosen])))
         return out
 
     # Text

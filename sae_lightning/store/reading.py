@@ -78,9 +78,10 @@ class Reader:
             start=torch.zeros(n_windows, dtype=torch.int64),
         )
         kept, parts = [], []
-        for first in range(0, n_windows, self.micro_batch):
-            part = TokenBatch(**{name: value[first : first + self.micro_batch] for name, value in vars(batch).items()})
-            read = read_windows(self.lm, part.tokens, self.sites.read, self.micro_batch)
+        size = min(self.micro_batch, n_windows)  # a line of text need not be read as thirty-two
+        for first in range(0, n_windows, size):
+            part = TokenBatch(**{name: value[first : first + size] for name, value in vars(batch).items()})
+            read = read_windows(self.lm, part.tokens, self.sites.read, size)
             x = torch.cat([read[site] for site in self.sites.read], dim=-1)
             real = (part.token_index >= 0).to(x.device)
             keep = real if self.mask is None else self.mask.keep(part, x)

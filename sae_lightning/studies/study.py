@@ -72,9 +72,13 @@ class Result:
 
 
 class Study(ABC):
-    """One question: ``run(subject) -> Result``. Leaves the SAE in the mode and with the weights it came with."""
+    """One question: ``run(subject) -> Result``. Leaves the SAE in the mode and with the weights it came with.
+
+    reads_store: whether it is asked of a feature store; else of held-out data.
+    """
 
     name: ClassVar[str]
+    reads_store: ClassVar[bool] = False
 
     def reason(self, subject: Subject) -> str | None:
         """Return why the question can't be asked of ``subject``, as the end of a message; None where it can."""
@@ -86,9 +90,10 @@ class Study(ABC):
 
 
 class ComparativeStudy(ABC):
-    """A question about several SAEs: ``run_all(subjects, results) -> Result``."""
+    """A question about several SAEs: ``run_all(subjects, results) -> Result``. reads_store: see ``Study``."""
 
     name: ClassVar[str]
+    reads_store: ClassVar[bool] = False
 
     def reason_all(self, subjects: Mapping[str, Subject]) -> str | None:
         """Return why the question can't be asked of these; None where it can."""

@@ -76,13 +76,15 @@ def planted_store(
     name: str = "store",
     wrap: Callable[[Any], Any] = lambda encode: encode,
     show: bool = False,
+    journal_seconds: float = 5.0,
 ) -> Planted:
     """Build a store of these texts with random features. dense: gives the features [n, d_sae] for n tokens instead.
 
     wrap: changes the function that reads windows (to count its calls, or to fail).
     """
     texts = made_up_texts(seed=seed) if texts is None else list(texts)
-    tokens = write_tokens(ListSource(texts), byte_tokenizer(), folder / f"{name}.tokens" / "tokens.bin", vocab_size=257)
+    source = ListSource(texts)
+    tokens = write_tokens(source, byte_tokenizer(), folder / "tokens" / source.identity() / "t.bin", vocab_size=257)
     windows = Windows(tokens, "all", context_length=context_length, separator_id=256)
     index = np.concatenate([windows.batch([i]).token_index.numpy().reshape(-1) for i in range(len(windows))])
     index = index[index >= 0]
@@ -116,4 +118,4 @@ def planted_store(
             **said,
         },
     )
-    return Planted(build_store(folder / name, plan, show=show), values, kept, texts)
+    return Planted(build_store(folder / name, plan, show=show, journal_seconds=journal_seconds), values, kept, texts)

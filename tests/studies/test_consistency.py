@@ -98,7 +98,9 @@ def test_the_sparse_graph_finds_what_the_dense_one_finds() -> None:
     assert sparse[2].sum() / 400 == pytest.approx(dense[2].mean(), abs=2e-3)
     exact = match(a, a[order], dense_pairs=0)
     assert exact[2].mean() == pytest.approx(1, abs=1e-9)
-    assert nearest(a, b).shape == (400,)
+    cosines, rows = nearest(a, b)
+    assert torch.equal(cosines, (a @ b.T).gather(1, rows[:, None])[:, 0])
+    assert torch.equal(cosines, (a @ b.T).amax(1))
 
 
 def test_three_saes_are_compared_pair_by_pair_and_other_widths_are_noted() -> None:

@@ -55,6 +55,7 @@ class ClustersStudy(Study):
     """
 
     name: ClassVar[str] = "clusters"
+    reads_store: ClassVar[bool] = True
 
     def __init__(
         self,

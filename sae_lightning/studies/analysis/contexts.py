@@ -140,6 +140,7 @@ class ContextsStudy(Study):
     """
 
     name: ClassVar[str] = "contexts"
+    reads_store: ClassVar[bool] = True
 
     def __init__(
         self,

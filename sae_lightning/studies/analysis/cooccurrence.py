@@ -36,6 +36,7 @@ class CooccurrenceStudy(Study):
     """
 
     name: ClassVar[str] = "cooccurrence"
+    reads_store: ClassVar[bool] = True
 
     def __init__(
         self,

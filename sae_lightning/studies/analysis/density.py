@@ -61,6 +61,7 @@ class DensityStudy(Study):
     """
 
     name: ClassVar[str] = "density"
+    reads_store: ClassVar[bool] = True
 
     def __init__(
         self,

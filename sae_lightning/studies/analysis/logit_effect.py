@@ -45,6 +45,7 @@ class LogitEffectStudy(Study):
     """
 
     name: ClassVar[str] = "logit_effect"
+    reads_store: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class SimilarityStudy(Study):
     """
 
     name: ClassVar[str] = "similarity"
+    reads_store: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class SplittingStudy(ComparativeStudy):
     """
 
     name: ClassVar[str] = "splitting"
+    reads_store: ClassVar[bool] = True
 
     def __init__(
         self,

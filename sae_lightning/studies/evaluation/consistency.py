@@ -88,8 +88,8 @@ class ConsistencyStudy(ComparativeStudy):
         found = {f"consistency_cosine/{pair}": values}
         for share in _SHARES:
             found[f"consistency_share_{share}/{pair}"] = (values > share).astype(np.float64)
-        found[f"consistency_mmcs/{a} in {b}"] = nearest(one, two).numpy()
-        found[f"consistency_mmcs/{b} in {a}"] = nearest(two, one).numpy()
+        found[f"consistency_mmcs/{a} in {b}"] = nearest(one, two)[0].numpy()
+        found[f"consistency_mmcs/{b} in {a}"] = nearest(two, one)[0].numpy()
         estimates = self._estimates(found)
         order = np.argsort(-cosines, kind="stable")
         half = self.shown // 2

@@ -19,9 +19,10 @@ def unit_rows(W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "d_sae d_out
     return torch.where(norms > 0, rows / norms.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
 
 
-def nearest(a: Float[Tensor, "A d"], b: Float[Tensor, "B d"]) -> Float[Tensor, "A"]:
-    """Return, of each row of ``a``, its largest cosine with a row of ``b``."""
-    return torch.cat([(part @ b.T).amax(1) for part in a.split(_CHUNK)])
+def nearest(a: Float[Tensor, "A d"], b: Float[Tensor, "B d"]) -> tuple[Float[Tensor, "A"], Int[Tensor, "A"]]:
+    """Return, of each unit row of ``a``, its largest cosine with a row of ``b``, and which row that is."""
+    found = [(part @ b.T).max(1) for part in a.split(_CHUNK)]
+    return torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
 
 
 def match(
