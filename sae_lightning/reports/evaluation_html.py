@@ -91,18 +91,19 @@ def _described(evaluation: dict[str, Any], name: str) -> dict[str, str]:
     facts = {
         "architecture": sae["architecture"] + (f", k {sae['k']}" if sae.get("k") else ""),
         "widths": widths,
-        "language model": "none" if not lm else _plain({k: v for k, v in lm.items() if v is not None}),
+        "language model": "none" if not lm else plain({k: v for k, v in lm.items() if v is not None}),
         "site": "none" if not sites else " to ".join(dict.fromkeys(", ".join(sites[s]) for s in ("read", "write"))),
-        "mask": _mask(one.get("mask")),
-        "data": "none" if not one.get("data") else _plain(one["data"]),
+        "mask": mask_text(one.get("mask")),
+        "data": "none" if not one.get("data") else plain(one["data"]),
         "tokens measured": f"{data.tokens(evaluation, name):,}",
         **({"mind": "; ".join(one["mind"])} if one.get("mind") else {}),
-        "from": one["path"] + (f" ({_plain(one['source'])})" if one.get("source") else ""),
+        "from": one["path"] + (f" ({plain(one['source'])})" if one.get("source") else ""),
     }
     return {key: str(value) for key, value in facts.items()}
 
 
-def _mask(mask: dict[str, Any] | None) -> str:
+def mask_text(mask: dict[str, Any] | None) -> str:
+    """Return what a mask leaves out, in words."""
     if mask is None:
         return "none: every real token counts"
     rules = [f"token ids {', '.join(map(str, mask['special_ids']))}"] if mask.get("special_ids") else []
@@ -113,12 +114,12 @@ def _mask(mask: dict[str, Any] | None) -> str:
     return said + (f" ({mask['from']})" if mask.get("from") else "")
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Return nested settings as one line."""
     if isinstance(value, dict):
-        return "; ".join(f"{key} {_plain(item)}" for key, item in value.items() if item is not None)
+        return "; ".join(f"{key} {plain(item)}" for key, item in value.items() if item is not None)
     if isinstance(value, list):
-        return ", ".join(_plain(item) for item in value)
+        return ", ".join(plain(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", str(value))  # of a checksum enough to tell two apart
@@ -152,7 +153,7 @@ def _card(evaluation: dict[str, Any], study: str, metric: str) -> str:
 
 def _environment(evaluation: dict[str, Any]) -> str:
     rows = [
-        [f"<th scope=row>{text(key)}</th>", f"<td class=text>{text(_plain(value))}</td>"]
+        [f"<th scope=row>{text(key)}</th>", f"<td class=text>{text(plain(value))}</td>"]
         for key, value in evaluation.get("environment", {}).items()
         if value is not None
     ]

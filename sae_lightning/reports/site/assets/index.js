@@ -1,0 +1,133 @@
+/* All features as columns, and the two questions asked of them: which match, and in what order. */
+'use strict';
+SAE.index = (() => {
+  const {notes} = SAE;
+  /* density>0.01, cluster=3, count<100: a column's key, a sign, a number. */
+  const condition = /^([a-z_]+)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)(%?)$/i;
+  const signs = {'<': (a, b) => a < b, '>': (a, b) => a > b, '<=': (a, b) => a <= b, '>=': (a, b) => a >= b, '=': (a, b) => a === b};
+
+  class Index {
+    constructor(found) {
+      this.n = found.n;
+      this.vocabulary = found.vocabulary;
+      this.columns = new Map();
+      for (const [key, values] of Object.entries(found.columns)) {
+        this.columns.set(key, Float64Array.from(values, value => value === null ? NaN : value));
+      }
+      this.columns.set('feature', Float64Array.from({length: this.n}, (_, i) => i));
+      this.lists = new Map();
+      for (const [key, list] of Object.entries(found.lists)) {
+        const items = Int32Array.from(list.items);
+        this.lists.set(key, {width: list.width, items});
+        /* The vocabulary is in alphabetical order: a word's number is its rank. */
+        this.columns.set(key, Float64Array.from({length: this.n}, (_, i) => items[i * list.width] < 0 ? NaN : items[i * list.width]));
+      }
+      this.orders = new Map();
+      this.lower = this.vocabulary.map(word => word.toLowerCase());
+      this.words = Array.from({length: this.n}, (_, i) => this.#words(i));
+      this.noted = this.words.map(() => '');
+      this.readNotes();
+    }
+
+    #words(feature) {
+      let text = '';
+      for (const {width, items} of this.lists.values()) {
+        for (let j = feature * width; j < (feature + 1) * width && items[j] >= 0; j++) text += this.lower[items[j]] + '\u0000';
+      }
+      return text;
+    }
+
+    /* A list of a feature, as texts. */
+    list(key, feature) {
+      const {width, items} = this.lists.get(key);
+      const found = [];
+      for (let j = feature * width; j < (feature + 1) * width && items[j] >= 0; j++) found.push(this.vocabulary[items[j]]);
+      return found;
+    }
+
+    readNotes() {
+      this.noted.fill('');
+      const all = notes.all();
+      const ranked = Object.keys(all).filter(f => f < this.n).sort((a, b) => all[a].toLowerCase() < all[b].toLowerCase() ? -1 : 1);
+      const ranks = new Float64Array(this.n).fill(NaN);
+      ranked.forEach((feature, rank) => { ranks[feature] = rank; this.noted[feature] = all[feature].toLowerCase(); });
+      this.columns.set('note', ranks);
+      this.orders.delete('note');
+    }
+
+    /* Every feature in ascending order of a column, of equal ones the lower number first; without a value: last. */
+    #ascending(key) {
+      if (!this.orders.has(key)) {
+        const values = this.columns.get(key);
+        const there = new Uint32Array(this.n), missing = [];
+        let n = 0;
+        for (let i = 0; i < this.n; i++) if (Number.isNaN(values[i])) missing.push(i); else there[n++] = i;
+        const sorted = there.subarray(0, n).sort((a, b) => values[a] - values[b] || a - b);
+        this.orders.set(key, {sorted, missing});
+      }
+      return this.orders.get(key);
+    }
+
+    order(key, descending = false) {
+      const {sorted, missing} = this.#ascending(key);
+      const out = new Uint32Array(this.n);
+      if (!descending) out.set(sorted);
+      else {
+        /* Backwards, but equal ones still by number. */
+        const values = this.columns.get(key);
+        let place = 0;
+        for (let end = sorted.length; end > 0;) {
+          let begin = end - 1;
+          while (begin > 0 && values[sorted[begin - 1]] === values[sorted[end - 1]]) begin--;
+          for (let i = begin; i < end; i++) out[place++] = sorted[i];
+          end = begin;
+        }
+      }
+      out.set(missing, sorted.length);
+      return out;
+    }
+
+    /* Returns what tells whether a feature matches: every word of the query must be found. */
+    matcher(query) {
+      const tests = [];
+      for (const found of query.toLowerCase().matchAll(/"([^"]+)"?|(\S+)/g)) {
+        const word = found[1] ?? found[2];
+        const asked = found[1] === undefined ? condition.exec(word) : null;
+        if (asked && this.columns.has(asked[1])) {
+          const values = this.columns.get(asked[1]), compare = signs[asked[2]];
+          const limit = Number(asked[3]) / (asked[4] ? 100 : 1);
+          tests.push(i => compare(values[i], limit));
+        } else if (/^#?\d+$/.test(word)) {
+          const number = Number(word.replace('#', ''));
+          tests.push(word[0] === '#' ? i => i === number : i => i === number || this.words[i].includes(word) || this.noted[i].includes(word));
+        } else {
+          tests.push(i => this.words[i].includes(word) || this.noted[i].includes(word));
+        }
+      }
+      return tests.length ? i => tests.every(test => test(i)) : null;
+    }
+
+    /* The features that match, in order; a feature asked for by its number comes first. */
+    find(query, key = 'feature', descending = false) {
+      const order = this.order(key, descending), matches = this.matcher(query);
+      if (!matches) return order;
+      const found = order.filter(matches);
+      const number = /^\s*#?(\d+)\s*$/.exec(query);
+      if (!number) return found;
+      const place = found.indexOf(Number(number[1]));
+      if (place > 0) { found.copyWithin(1, 0, place); found[0] = Number(number[1]); }
+      return found;
+    }
+  }
+
+  /* folder: of which SAE, on a page of several; notes are those of the page's own. */
+  const opened = new Map();
+  function open(folder = '') {
+    if (!opened.has(folder)) {
+      const noted = folder === '' ? notes.load() : null;
+      opened.set(folder, Promise.all([SAE.load('table', folder), noted]).then(([found]) => new Index(found)));
+    }
+    return opened.get(folder);
+  }
+  return {open};
+})();

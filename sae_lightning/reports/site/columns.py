@@ -1,0 +1,120 @@
+"""The table of features as columns, and what each column is called."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sae_lightning.reports.site.data_files import Vocabulary, column, write_data
+from sae_lightning.reports.site.features import near_measure, near_values
+from sae_lightning.reports.site.reading import Extent, Reading
+
+Kind = Literal["number", "percent", "tokens", "note"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its key (also what a search names, ``density>0.01``), heading, kind and meaning.
+
+    width: share of the table's width. first: the direction that a first click sorts in. minor: left out on a phone.
+    """
+
+    key: str
+    label: str
+    kind: Kind
+    title: str
+    width: float = 1.0
+    first: Literal["up", "down"] = "down"
+    minor: bool = True
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[Sequence[str]]) -> list[Column]:
+    """Write ``data/table.js`` and ``data/notes.js``; return the columns that there is something to show in."""
+    numbers, named = _numbers(reading)
+    lists = {"tokens": tops}
+    promoted = reading.array("logit_effect", "promoted")
+    if promoted is not None:
+        texts = {i: reading.token_text(i) for i in np.unique(promoted[:, : extent.tokens]).tolist()}
+        lists["promoted"] = [[texts[i] for i in row] for row in promoted[:, : extent.tokens].tolist()]
+    words = {text for rows in lists.values() for row in rows for text in row}
+    vocabulary = Vocabulary(sorted(words, key=_alphabetical))
+    write_data(
+        folder,
+        "table",
+        {
+            "n": reading.store.d_sae,
+            "vocabulary": vocabulary.texts,
+            "columns": {key: column(values) for key, values in numbers.items()},
+            "lists": {
+                key: {"width": extent.tokens, "items": _flat(rows, extent.tokens, vocabulary)}
+                for key, rows in lists.items()
+            },
+        },
+    )
+    write_data(folder, "notes", {str(feature): text for feature, text in sorted(reading.notes.items()) if text})
+    tokens = Column("tokens", "top tokens", "tokens", "different tokens among the strongest examples", 3.4, "up", False)
+    last = Column("note", "note", "note", "notes given and written here", 2.0, "up")
+    shown = [Column("feature", "feature", "number", "number of the feature", 1.05, "up", False), tokens, *named]
+    if promoted is not None:
+        shown.append(Column("promoted", "promotes", "tokens", "next tokens that it makes likelier", 3.0, "up"))
+    return [*shown, last]
+
+
+def _numbers(reading: Reading) -> tuple[dict[str, NDArray], list[Column]]:
+    """Return the columns of numbers, all [d_sae], and their headings."""
+    store = reading.store
+    stats = store.stats
+    count = np.asarray(stats.count, np.int64)
+    fired = count > 0
+    found: list[tuple[Column, NDArray]] = [
+        (
+            Column(
+                "density",
+                "active on",
+                "percent",
+                "share of tokens it is active on; bar: its logarithm",
+                1.25,
+                minor=False,
+            ),
+            count / max(1, store.n_kept),
+        ),
+        (Column("count", "tokens", "number", "tokens it is active on"), count),
+        (
+            Column("largest", "largest", "number", "largest activation", minor=False),
+            np.where(fired, stats.largest, np.nan),
+        ),
+        (
+            Column("mean", "mean", "number", "mean activation where it is active"),
+            np.where(fired, stats.total / np.maximum(count, 1), np.nan),
+        ),
+    ]
+    near, measure = near_values(reading), near_measure(reading)
+    if near is not None and measure is not None:
+        title = f"{measure} of its decoder direction with that of its nearest neighbour"
+        found.append((Column(measure, f"nearest {measure}", "number", title, 1.2), near[:, 0]))
+    if (cluster := reading.array("clusters", "cluster")) is not None:
+        values = np.where(cluster >= 0, cluster, np.nan)
+        found.append(
+            (Column("cluster", "cluster", "number", "cluster of features that fire together", 0.8, "up"), values)
+        )
+    if (r := reading.array("neuron_correlation", "neuron_correlation")) is not None:
+        title = "largest |correlation| with a single neuron"
+        found.append((Column("neuron", "neuron r", "number", title, 0.9), np.abs(r)))
+    return {one.key: np.asarray(values) for one, values in found}, [one for one, _ in found]
+
+
+def _alphabetical(text: str) -> tuple[str, str]:
+    return text.strip().casefold(), text
+
+
+def _flat(rows: Sequence[Sequence[str]], width: int, vocabulary: Vocabulary) -> list[int]:
+    out = np.full((len(rows), width), -1, np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = [vocabulary[text] for text in row[:width]]
+    return out.ravel().tolist()

@@ -1,0 +1,106 @@
+"""Several SAEs: side by side on one page, each with its own site, joined by their closest features."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sae_lightning.core import Estimate
+from sae_lightning.reports.site import Comparison, Reading, write_site
+from sae_lightning.reports.site.features import PER_FILE
+from sae_lightning.reports.site.sections import gathered, row
+from sae_lightning.reports.site.tables import shown_table
+from sae_lightning.studies.evaluation.compare import COLUMNS
+from sae_lightning.studies.study import Result, Table
+from tests.reports.site.data import read_data, read_feature
+from tests.reports.site.example_reading import EVIL, example_comparison, example_reading
+from tests.reports.site.test_site import PAGES, read
+
+
+@pytest.fixture(scope="module")
+def readings(tmp_path_factory: pytest.TempPathFactory) -> list[Reading]:
+    folder = tmp_path_factory.mktemp("readings")
+    return [
+        example_reading(folder, "narrow", features=40),
+        example_reading(folder, f"wide {EVIL}", features=60, seed=1),
+    ]
+
+
+@pytest.fixture(scope="module")
+def compared(readings: list[Reading], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site") / "report"
+    return write_site(out, readings, compare=example_comparison(readings), show_progress=False)
+
+
+def folders(compared: Path) -> list[str]:
+    return sorted(p.parent.name for p in compared.glob("*/feature.html"))
+
+
+def test_each_has_a_whole_site_and_assets_are_there_once(compared: Path) -> None:
+    assert len(folders(compared)) == 2
+    for folder in folders(compared):
+        assert {p.name for p in (compared / folder).glob("*.html")} == set(PAGES)
+    assert len(list(compared.rglob("plotly.min.js"))) == 1
+    for path in compared.rglob("*.html"):
+        reader = read(path.read_text(encoding="utf-8"))
+        assert reader.open == []
+        for address in reader.addresses:
+            if not address.startswith(("#", "data:,")):
+                assert (path.parent / address.split("?")[0].split("#")[0]).is_file(), (path, address)
+
+
+def test_features_lead_to_the_closest_of_the_other(compared: Path, readings: list[Reading]) -> None:
+    joined = example_comparison(readings).closest
+    a, b = (reading.name for reading in readings)
+    for folder, pair in zip(("narrow", folders(compared)[1]), ((a, b), (b, a)), strict=True):
+        index, cosine = joined[pair]
+        for feature in range(0, len(index), 7):
+            found, _ = read_feature(compared / folder, feature, PER_FILE)
+            if index[feature] < 0:
+                assert found["closest"] == []
+            else:
+                ((sibling, other, value),) = found["closest"]
+                assert (sibling, other) == (0, index[feature])
+                assert value == pytest.approx(cosine[feature], rel=1e-3)
+
+
+def test_the_overview_has_both_with_their_difference(compared: Path) -> None:
+    page = (compared / "index.html").read_text(encoding="utf-8")
+    text = read(page).text
+    for words in ("The SAEs", "Key figures", "Closest features", "Map of all", "Training", "Splitting", "Density"):
+        assert f"\n{words}\n" in text, words
+    assert "<img" not in page
+    charts = {chart["id"]: chart for chart in read_data(compared, "overview")["charts"]}
+    assert [len(charts[name]["series"]) for name in ("closest", "density-density_histogram")] == [2, 2]
+    assert [len(group["features"]) for group in read_data(compared, "map")["groups"]] == [40, 60]
+    assert "narrow/feature.html?f=3" in page
+
+
+def test_a_difference_has_its_interval_and_its_sign(readings: list[Reading]) -> None:
+    a, b = (
+        Reading(name, readings[0].store, {"s": Result({"m": Estimate(v, v, v, 9)})}) for name, v in (("a", 2), ("b", 5))
+    )
+    rows = (("s", "m", "a", "b", 2.0, 5.0, -3.0, -4.0, -1.0, "a better"),)
+    compare = Comparison(results={"compare": Result({}, {"differences": Table(COLUMNS, rows)})})
+    assert row(gathered({"a": a, "b": b}, compare), "s", "m").difference == ("3", "[1, 4]", True)
+    assert row(gathered({"b": b, "a": a}, compare), "s", "m").difference == ("-3", "[-4, -1]", True)
+    assert row(gathered({"a": a, "b": b}), "s", "m").difference == ("3", "", False)
+
+
+def test_columns_named_after_an_sae_lead_into_its_folder() -> None:
+    columns = ["feature of a", "features of b", "sae", "feature", "cosine"]
+    found = shown_table("t", {"columns": columns, "rows": [[3, "5, 6 ...", "b", 8, 0.5]]}, {"a": "fa", "b": "fb"})
+    (one,) = found.rows
+    assert one[0].parts[0].href == "fa/feature.html?f=3"
+    assert [p.href for p in one[1].parts] == ["fb/feature.html?f=5", None, "fb/feature.html?f=6", None]
+    assert one[3].parts[0].href == "fb/feature.html?f=8"
+    assert one[4].parts[0].href is None
+
+
+def test_three_saes_are_compared_without_differences(tmp_path: Path, readings: list[Reading]) -> None:
+    three = [Reading(name, readings[0].store, readings[0].results) for name in ("a", "b", "c")]
+    index, cosine = np.zeros(40, np.int32), np.ones(40, np.float32)
+    out = write_site(tmp_path / "r", three, compare=Comparison({("a", "c"): (index, cosine)}), show_progress=False)
+    found, _ = read_feature(out / "a", 0, PER_FILE)
+    assert found["closest"] == [[1, 0, 1]]  # c is the second of a's siblings
+    assert " − " not in (out / "index.html").read_text(encoding="utf-8")
