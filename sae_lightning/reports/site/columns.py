@@ -101,7 +101,7 @@ def _numbers(reading: Reading) -> tuple[dict[str, NDArray], list[Column]]:
     if (cluster := reading.array("clusters", "cluster")) is not None:
         values = np.where(cluster >= 0, cluster, np.nan)
         found.append(
-            (Column("cluster", "cluster", "number", "cluster of features that fire together", 0.8, "up"), values)
+            (Column("cluster", "cluster", "number", "cluster of features that fire together", 0.95, "up"), values)
         )
     if (r := reading.array("neuron_correlation", "neuron_correlation")) is not None:
         title = "largest |correlation| with a single neuron"

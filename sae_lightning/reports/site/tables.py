@@ -56,15 +56,15 @@ class ShownTable:
 def shown_table(name: str, found: Mapping[str, Any], folders: Mapping[str, str] | None = None) -> ShownTable:
     """Return one table of a result (``Result.to_json``'s form).
 
-    folders: on a page of several SAEs, each one's folder: a column that is named after an SAE, or stands beside a
-    column ``sae``, leads there. None: features are those of the page's own SAE.
+    folders: on a page of several SAEs, each one's folder, where features lead to; whose they are is said by the columns
+    (``_owners``). None: they are the page's own SAE's.
     """
     columns: list[str] = list(found["columns"])
     rows: list[Sequence[Cell]] = found["rows"]
     verdict = columns.index("verdict") if "verdict" in columns else None
     kept = rows[:MOST_ROWS]
-    around = _around(columns)
-    cells = [tuple(_cells(columns, row, around, folders)) for row in kept]
+    around, owners = _around(columns), _owners(name, columns, folders)
+    cells = [tuple(_cells(columns, row, around, owners | _owner_in(columns, row, folders))) for row in kept]
     heads = []
     for place, column in enumerate(columns):
         if around and place in (around - 1, around + 1):
@@ -90,7 +90,7 @@ def _around(columns: Sequence[str]) -> int | None:
 
 
 def _cells(
-    columns: Sequence[str], row: Sequence[Cell], around: int | None, folders: Mapping[str, str] | None
+    columns: Sequence[str], row: Sequence[Cell], around: int | None, owners: Mapping[str, str]
 ) -> Iterator[ShownCell]:
     for place, (column, value) in enumerate(zip(columns, row, strict=True)):
         if around and place in (around - 1, around + 1):
@@ -99,20 +99,36 @@ def _cells(
             before, after = (str(row[i] or "") for i in (around - 1, around + 1))
             yield ShownCell((Part(before), Part(str(value or ""), mark=True), Part(after)), kind="exact long")
         else:
-            yield _cell(column, value, _folder(column, columns, row, folders))
+            yield _cell(column, value, owners.get(column))
 
 
-def _folder(column: str, columns: Sequence[str], row: Sequence[Cell], folders: Mapping[str, str] | None) -> str | None:
-    """Return the folder of the SAE that a column's features are of; None where it has no features."""
+def _owner_in(columns: Sequence[str], row: Sequence[Cell], folders: Mapping[str, str] | None) -> dict[str, str]:
+    """Return whose feature a row's ``feature`` is, where a column ``sae`` says so."""
+    if folders is None or "sae" not in columns:
+        return {}
+    folder = folders.get(str(row[columns.index("sae")]))
+    return {} if folder is None else {"feature": f"{folder}/"}
+
+
+def _owners(name: str, columns: Sequence[str], folders: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the folder, with its slash, of the SAE that each column's features are of.
+
+    A table that is named ``... A -> B`` has columns ``narrow``, of A, and ``wide``, of B; ``around`` is of the first
+    SAE. On the page of one SAE the folder is empty.
+    """
     if folders is None:
-        return "" if column in (*_FEATURES, "features", "cluster") else None
-    named = [name for name in folders if column in (name, f"feature of {name}", f"features of {name}")]
-    if named:
-        return f"{folders[named[0]]}/"
-    if column in _FEATURES and "sae" in columns:
-        folder = folders.get(str(row[columns.index("sae")]))
-        return None if folder is None else f"{folder}/"
-    return None
+        return dict.fromkeys((*_FEATURES, "features", "cluster"), "")
+    found = {}
+    for sae, folder in folders.items():
+        found |= dict.fromkeys((sae, f"feature of {sae}", f"features of {sae}"), f"{folder}/")
+    if {"narrow", "wide"} <= set(columns):
+        for a, folder in folders.items():
+            for b, other in folders.items():
+                if name.endswith(f"{a} -> {b}"):
+                    found |= {"narrow": f"{folder}/", "wide": f"{other}/"}
+    if "around" in columns:
+        found["around"] = f"{next(iter(folders.values()))}/"
+    return found
 
 
 def _cell(column: str, value: Cell, folder: str | None) -> ShownCell:

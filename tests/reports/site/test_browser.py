@@ -26,7 +26,9 @@ def nothing_in_the_console(chromium: Browser) -> Iterator[None]:
 
 def shown(chromium: Browser) -> list[int]:
     """The numbers of the features in the table's window."""
-    return [int(text) for text in chromium.run(f"return [...document.querySelectorAll('{FIRST}')].map(a => a.textContent)")]
+    return [
+        int(text) for text in chromium.run(f"return [...document.querySelectorAll('{FIRST}')].map(a => a.textContent)")
+    ]
 
 
 def search(chromium: Browser, words: str) -> list[int]:
@@ -246,7 +248,9 @@ def test_dark_and_light_follow_the_system_until_one_is_chosen(chromium: Browser,
     chromium.one("#theme").click()
     assert background(chromium) < 40
     chromium.run("document.querySelector('[data-chart]').scrollIntoView()")
-    chromium.until("return document.querySelector('[data-chart] .plotly-place.drawn .gtitle, [data-chart] .drawn .xtick text')")
+    chromium.until(
+        "return document.querySelector('[data-chart] .plotly-place.drawn .gtitle, [data-chart] .drawn .xtick text')"
+    )
     ink = chromium.run("return getComputedStyle(document.querySelector('[data-chart] .drawn .xtick text')).fill")
     assert int(ink.split("(")[1].split(",")[0]) > 120  # the chart went dark, too
     chromium.run("localStorage.clear()")
@@ -283,7 +287,13 @@ def test_every_control_has_a_name_and_every_page_its_landmarks(chromium: Browser
         for landmark in ("banner", "navigation", "main", "heading"):
             assert landmark in roles, (page, landmark)
         for node in tree:
-            if node.get("ignored") or node["role"]["value"] not in ("button", "link", "textbox", "searchbox", "combobox"):
+            if node.get("ignored") or node["role"]["value"] not in (
+                "button",
+                "link",
+                "textbox",
+                "searchbox",
+                "combobox",
+            ):
                 continue
             assert node.get("name", {}).get("value", "").strip(), (page, node["role"])
         assert chromium.run("return document.querySelectorAll('h1').length") == 1
@@ -294,7 +304,10 @@ def test_every_control_has_a_name_and_every_page_its_landmarks(chromium: Browser
 
 
 def test_two_saes_side_by_side_lead_into_each_other(chromium: Browser, tmp_path: Path) -> None:
-    readings = [example_reading(tmp_path, "narrow", features=40), example_reading(tmp_path, "wide", features=60, seed=1)]
+    readings = [
+        example_reading(tmp_path, "narrow", features=40),
+        example_reading(tmp_path, "wide", features=60, seed=1),
+    ]
     joined = example_comparison(readings)
     out = write_site(tmp_path / "report", readings, compare=joined, show_progress=False)
     chromium.open(out / "index.html", "overview")

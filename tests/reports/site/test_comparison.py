@@ -97,6 +97,17 @@ def test_columns_named_after_an_sae_lead_into_its_folder() -> None:
     assert one[4].parts[0].href is None
 
 
+def test_split_features_and_neighbours_lead_where_they_belong() -> None:
+    folders = {"a": "fa", "b": "fb"}
+    split = {"columns": ["narrow", "wide", "cosine"], "rows": [[3, 7, 0.5]]}
+    (one,) = shown_table("splits b -> a", split, folders).rows
+    assert [cell.parts[0].href for cell in one] == ["fb/feature.html?f=3", "fa/feature.html?f=7", None]
+    near = {"columns": ["around", "sae", "rank", "feature"], "rows": [[1, "b", 2, 4], [1, "c", 2, 4]]}
+    one, other = shown_table("neighbours", near, folders).rows
+    assert [cell.parts[0].href for cell in one] == ["fa/feature.html?f=1", None, None, "fb/feature.html?f=4"]
+    assert other[3].parts[0].href is None
+
+
 def test_three_saes_are_compared_without_differences(tmp_path: Path, readings: list[Reading]) -> None:
     three = [Reading(name, readings[0].store, readings[0].results) for name in ("a", "b", "c")]
     index, cosine = np.zeros(40, np.int32), np.ones(40, np.float32)

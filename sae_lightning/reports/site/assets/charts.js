@@ -55,19 +55,25 @@ SAE.charts = (() => {
     watch.observe(place);
     return null;
   }
-  function redraw() {
+  function redraw(paper = false) {
     for (const [place, build] of drawn) {
       if (!place.classList.contains('drawn')) continue;
       const {data, layout} = build();
-      window.Plotly.react(place, data, frame(layout), config);
+      window.Plotly.react(place, data, {...frame(layout), ...(paper ? {width: place.clientWidth} : {})}, config);
     }
   }
-  document.addEventListener('sae:theme', redraw);
-  /* On paper the ground is white. */
+  document.addEventListener('sae:theme', () => redraw());
+  /* On paper the ground is white, and the page as wide as a sheet. */
   let before = null;
-  addEventListener('beforeprint', () => { before = document.documentElement.dataset.theme ?? ''; document.documentElement.dataset.theme = 'light'; redraw(); });
+  addEventListener('beforeprint', () => {
+    before = document.documentElement.dataset.theme ?? '';
+    document.documentElement.dataset.theme = 'light';
+    document.documentElement.classList.add('on-paper');
+    redraw(true);
+  });
   addEventListener('afterprint', () => {
     if (before === '') delete document.documentElement.dataset.theme; else document.documentElement.dataset.theme = before;
+    document.documentElement.classList.remove('on-paper');
     redraw();
   });
 

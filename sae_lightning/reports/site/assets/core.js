@@ -56,7 +56,7 @@ const SAE = (() => {
     if (value === null || value === undefined || Number.isNaN(value)) return '–';
     if (Number.isInteger(value) && Math.abs(value) < 1e8) return whole.format(value);
     const size = Math.abs(value);
-    return size >= 1e6 || (size < 1e-4 && size > 0) ? value.toExponential(Math.max(0, digits - 2)) : String(+value.toPrecision(digits));
+    return size >= 1e6 || (size < 1e-4 && size > 0) ? value.toExponential(Math.max(0, digits - 2)).replace('.0e', 'e') : String(+value.toPrecision(digits));
   }
   const percent = value => value === null || Number.isNaN(value) ? '–' : value === 0 ? '0 %' : `${short(100 * value, 3)} %`;
 

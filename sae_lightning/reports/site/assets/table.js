@@ -35,7 +35,9 @@ SAE.table = (() => {
     line.querySelector('a').tabIndex = place === state.active ? 0 : -1;
     return line;
   }
-  const space = rows => make('tr', {class: 'space', 'aria-hidden': 'true'}, make('td', {colspan: columns.length, style: `height:${rows * state.height}px`}));
+  /* A narrow window leaves columns out. */
+  const across = () => heads.filter(head => getComputedStyle(head).display !== 'none').length;
+  const space = rows => make('tr', {class: 'space', 'aria-hidden': 'true'}, make('td', {colspan: across(), style: `height:${rows * state.height}px`}));
 
   function draw(force = false, from = null, to = null) {
     const top = Math.max(0, grid.scrollTop), seen = Math.ceil(grid.clientHeight / state.height);
@@ -48,7 +50,7 @@ SAE.table = (() => {
     for (let place = first; place < last; place++) lines.push(row(place));
     if (first > 0) lines.unshift(space(first));
     if (last < state.rows.length) lines.push(space(state.rows.length - last));
-    if (!state.rows.length) lines.push(make('tr', {}, make('td', {class: 'empty', colspan: columns.length}, 'No feature matches. Words are looked for in top tokens, promoted tokens and notes.')));
+    if (!state.rows.length) lines.push(make('tr', {}, make('td', {class: 'empty', colspan: across()}, 'No feature matches. Words are looked for in top tokens, promoted tokens and notes.')));
     body.replaceChildren(...lines);
     if (focused) linkAt(state.active)?.focus({preventScroll: true});
   }
