@@ -19,7 +19,7 @@ _BINS = 40
 
 
 def write_comparison(
-    folder: Path, readings: Mapping[str, Reading], folders: Mapping[str, str], compare: Comparison, policy: str
+    folder: Path, readings: Mapping[str, Reading], folders: Mapping[str, str], compare: Comparison
 ) -> None:
     """Write ``index.html`` of a report of several SAEs. folders: where each one's own pages are."""
     found = gathered(readings, compare)
@@ -41,16 +41,15 @@ def write_comparison(
         "index.html",
         "compare",
         {
-            "policy": policy,
+            "policy": shell.COMPILING,
             "assets": "assets",
             "site": {"id": shell.identity(names), "name": "comparison", "slug": "comparison", "assets": "assets"},
             "brand": "Side by side",
-            "pages": [{"href": "index.html", "text": "Comparison"}]
-            + [{"href": f"{folders[name]}/index.html", "text": name} for name in names],
+            "pages": [("index.html", "Comparison"), *((f"{folders[name]}/index.html", name) for name in names)],
             "searchable": False,
             "here": "index.html",
             "title": f"{' and '.join(names) if len(names) == 2 else f'{len(names)} SAEs'}, side by side",
-            "scripts": ("core", "tokens", "index", "charts", "map", "overview"),
+            "scripts": shell.OVERVIEW,
             "names": names,
             "difference": len(names) == 2,
             "saes": [

@@ -16,6 +16,18 @@ from sae_lightning.reports.site.escape import safe_link, script_json, visible
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+# Scripts, styles and pictures from the report's own folder, and nothing from anywhere else: no page reaches a network,
+# and text that came through every other guard would still not run.
+_POLICY = (
+    "default-src 'none'; script-src 'self' file:{}; style-src 'self' file: 'unsafe-inline'; img-src data: blob:; "
+    "form-action 'self' file:; base-uri 'none'"
+)
+#: The policy of every page but those with a map.
+STRICT = _POLICY.format("")
+#: Of a page with a map: Plotly compiles the shaders of many points.
+COMPILING = _POLICY.format(" 'unsafe-eval'")
+#: Scripts of an overview, in their order.
+OVERVIEW = ("core", "tokens", "index", "charts", "map", "overview")
 _HERE = Path(__file__).parent
 _REMEDY = "the report needs it; pip install 'sae_lightning[analysis]'"
 
