@@ -48,6 +48,14 @@ MEANING = {
     "nearest_dot": Meaning("largest product of a decoder row with another, mean over features"),
     "nearest_euclidean": Meaning("distance of a decoder row from the nearest other, mean over features"),
     "twin_share": Meaning("share of features with another whose decoder direction has a cosine above 0.9", "lower"),
+    # neuron_correlation
+    "neuron_correlation_mean": Meaning("largest |correlation| of a feature with any neuron below, mean over features"),
+    "neuron_correlation_share_0.3": Meaning("share of features with a neuron of |correlation| above 0.3"),
+    "neuron_correlation_share_0.5": Meaning("share of features with a neuron of |correlation| above 0.5"),
+    "neuron_correlation_shuffled": Meaning("the same mean for features whose tokens are shuffled: what chance gives"),
+    # completeness
+    "covered": Meaning("share of concepts with a feature of their own on the last token", "higher"),
+    "covered_prompts": Meaning("share of concepts with a feature that fires for them and for few others", "higher"),
     # downstream
     "ce_clean": Meaning("the model's cross-entropy, nats a token"),
     "ce_spliced": Meaning("the same with the reconstruction in place", "lower"),

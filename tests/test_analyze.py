@@ -1,0 +1,198 @@
+"""The analyze command, as a user runs it: everything in one JSON, a report, and one line for what can't be asked."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sae_lightning.sae import load_sae
+from sae_lightning.store import FeatureStore
+from tests.conftest import Command
+from tests.studied_run import run, train
+
+QUICK = [
+    "evaluation_tokens=512",
+    "studies.downstream.tokens=256",
+    "studies.neuron_correlation.tokens=1024",
+    "studies.neuron_correlation.min_firings=2",
+    "draws=100",
+    "progress=false",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a corpus, a tiny run, its store, and the report of that. Tests read it and write elsewhere."""
+    folder = tmp_path_factory.mktemp("analyze")
+    train(folder)
+    run(folder, "index", "sae=run", "store=store", "tokens=4096")
+    (folder / "notes.json").write_text(json.dumps({"7": "fires on <b>rivers</b>"}))
+    done = run(folder, "analyze", "store=store", "out=report", "notes=notes.json", *QUICK)
+    (folder / "said.txt").write_text(done.stdout)
+    return folder
+
+
+def analysis(report: Path) -> dict[str, Any]:
+    return json.loads((report / "analysis.json").read_text())
+
+
+def test_everything_is_in_one_json(folder: Path) -> None:
+    found = analysis(folder / "report")
+    (one,) = found["stores"].values()
+    assert set(one["studies"]) == {
+        "density",
+        "similarity",
+        "cooccurrence",
+        "clusters",
+        "logit_effect",
+        "neighbourhood",
+        "neuron_correlation",
+    }
+    store, sae = FeatureStore.open(folder / "store"), load_sae(folder / "run")
+    dense = store.to_scipy().toarray()
+    arrays = one["studies"]["density"]["arrays"]
+    assert arrays["count"] == (dense != 0).sum(0).tolist()
+    assert one["studies"]["density"]["estimates"]["l0"]["value"] == pytest.approx((dense != 0).sum() / store.n_kept)
+    rows = sae.W_dec.detach().double().numpy()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = rows @ rows.T - 2 * np.eye(len(rows))
+    nearest = one["studies"]["similarity"]["arrays"]
+    assert np.allclose([row[0] for row in nearest["neighbour_cosine"]], cosines.max(1), atol=1e-5)
+    assert len(one["studies"]["neighbourhood"]["arrays"]["map"]) == store.d_sae
+    (evaluated,) = found["evaluation"]["saes"].values()
+    assert set(evaluated["studies"]) == {"reconstruction", "sparsity", "downstream"}
+    assert list(found["evaluation"]["saes"]) == list(found["stores"])
+    said = (folder / "said.txt").read_text()
+    for word in ("l0", "95 % interval", "fvu", "index.html", "analysis.json"):
+        assert word in said
+
+
+def test_the_report_says_nothing_of_the_machine_and_shows_text_as_text(folder: Path) -> None:
+    report = folder / "report"
+    assert {p.name for p in report.glob("*.html")} == {"index.html", "features.html", "feature.html"}
+    for path in report.rglob("*"):
+        if path.suffix in (".html", ".js", ".json") and path.name != "plotly.min.js":
+            text = path.read_text(encoding="utf-8")
+            assert str(folder) not in text, path
+            if path.suffix != ".json":
+                assert "<script>alert" not in text, path
+                assert "<img src=x" not in text, path
+                assert "<b>rivers" not in text, path
+            assert "\x00" not in text
+            assert "\x1b" not in text
+    assert list((report / "tensorboard").rglob("events.out.*"))
+
+
+def test_without_a_report_the_json_is_alone(folder: Path, tmp_path: Path) -> None:
+    run(tmp_path, "analyze", f"store={folder / 'store'}", "out=here", "studies=[density]", "report=false")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["analysis.json"]
+    (one,) = analysis(tmp_path / "here")["stores"].values()
+    assert set(one["studies"]) == {"density"}
+    assert analysis(tmp_path / "here")["evaluation"] is None
+
+
+def test_a_text_is_coloured_and_concepts_are_looked_up(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "concepts.txt").write_text("river\ngarden\n")
+    (tmp_path / "letter.txt").write_text("a river in a garden <script>alert(3)</script>")
+    chosen = ["studies=[density,colouring,completeness,contexts]", "studies.colouring.file=letter.txt"]
+    more = ["studies.completeness.concepts=concepts.txt", "studies.contexts.features=[3,5]", "out=out"]
+    run(tmp_path, "analyze", f"store={folder / 'store'}", *chosen, *more)
+    (one,) = analysis(tmp_path / "out")["stores"].values()
+    pieces = [row[2] for row in one["studies"]["colouring"]["tables"]["tokens"]["rows"]]
+    assert "".join(pieces) == (tmp_path / "letter.txt").read_text()
+    assert {row[0] for row in one["studies"]["contexts"]["tables"]["examples"]["rows"]} == {3, 5}
+    assert (tmp_path / "out" / "texts.html").is_file()
+    assert "covered" in one["studies"]["completeness"]["estimates"]
+
+
+def test_two_saes_side_by_side(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_bytes((folder / "corpus.jsonl").read_bytes())
+    train(tmp_path, "wide", "sae.d_sae=96", "seed=1")
+    run(tmp_path, "index", "sae=wide", "store=wide_store", "tokens=4096")
+    stores = f"store=[{folder / 'store'},wide_store]"
+    run(tmp_path, "analyze", stores, "out=out", *QUICK, "studies.splitting.min_firings=2")
+    found = analysis(tmp_path / "out")
+    assert list(found["stores"]) == ["store", "wide_store"]
+    assert {"splitting", "neighbourhoods"} <= set(found["comparisons"])
+    assert {"compare", "consistency"} <= set(found["evaluation"]["comparisons"])
+    for name, d_sae in (("store", 64), ("wide_store", 96)):
+        assert len(found["comparisons"]["neighbourhoods"]["arrays"][f"map/{name}"]) == d_sae
+        assert (tmp_path / "out" / name / "features.html").is_file()
+    assert (tmp_path / "out" / "index.html").is_file()
+
+
+def truncated(store: Path) -> None:
+    data = (store / "csr.values.npy").read_bytes()
+    (store / "csr.values.npy").write_bytes(data[: len(data) // 2])
+
+
+def flipped(store: Path) -> None:
+    data = bytearray((store / "csc.values.npy").read_bytes())
+    data[300] ^= 1
+    (store / "csc.values.npy").write_bytes(data)
+
+
+BAD: dict[str, tuple[list[str], list[str], Callable[[Path], None] | None]] = {
+    "no store": (["store=nowhere"], ["store=nowhere", "no such folder", "sae_lightning.index"], None),
+    "a run": (["store={run}"], ["is no feature store"], None),
+    "cut off": (["store=copy"], ["csr.values.npy", "cut off or damaged"], truncated),
+    "damaged": (["store=copy"], ["csc.values.npy", "is not as it was written"], flipped),
+    "another SAE": (["store={store}", "sae={other}"], ["was made with another SAE"], None),
+    "SAE gone": (["store={store}", "sae=gone"], ["sae=gone", "is not there"], None),
+    "two SAEs of one store": (["store={store}", "sae=[{run},{run}]"], ["needs one for each of the 1 stores"], None),
+    "the same store twice": (["store=[{store},{store}]"], ["given twice"], None),
+    "no studies": (["store={store}", "studies=[]"], ["studies=[]", "none is chosen"], None),
+    "unknown study": (["store={store}", "studies=[densities]"], ["studies=densities", "density"], None),
+    "splitting of one": (["store={store}", "studies=[splitting]"], ["studies=splitting", "two"], None),
+    "feature": (
+        ["store={store}", "studies=[contexts]", "studies.contexts.features=[64]"],
+        ["feature 64", "features 0 to 63"],
+        None,
+    ),
+    "setting": (["store={store}", "studies.similarity.n=0"], ["studies.similarity.n=0"], None),
+    "no concepts": (["store={store}", "studies=[completeness]"], ["studies.completeness.concepts"], None),
+    "notes gone": (["store={store}", "notes=gone.json"], ["notes=gone.json"], None),
+    "notes of other features": (["store={store}", "notes={notes}"], ["'999' is no feature", "0 to 63"], None),
+    "out in the way": (["store={store}", "out={run}"], ["holds something that is no report"], None),
+    "out is a file": (["store={store}", "out={notes}"], ["is a file"], None),
+}
+
+
+@pytest.fixture(scope="module")
+def places(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    elsewhere = tmp_path_factory.mktemp("other")
+    (elsewhere / "corpus.jsonl").write_bytes((folder / "corpus.jsonl").read_bytes())
+    notes = elsewhere / "notes.json"
+    notes.write_text(json.dumps({"999": "no such feature"}))
+    other = train(elsewhere, "other", "seed=5")
+    return {"run": folder / "run", "store": folder / "store", "other": other, "notes": notes}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(
+    command: Command, places: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    arguments, words, damage = BAD[case]
+    if damage is not None:
+        shutil.copytree(places["store"], tmp_path / "copy")
+        damage(tmp_path / "copy")
+    out = [] if any(argument.startswith("out=") for argument in arguments) else ["out=report"]
+    done = command("analyze", *(argument.format(**places) for argument in arguments), *out)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.strip() and " INFO " not in line]
+    assert len(lines) == 1, done.stderr
+    for word in ("error: ", *words):
+        assert word in lines[0], lines[0]
+    assert not (tmp_path / "report").exists()
+    assert not done.stdout
+
+
+def test_evaluate_says_that_a_question_is_one_of_a_store(command: Command, folder: Path) -> None:
+    done = command("evaluate", f"sae={folder / 'run'}", "tokens=256", "out=e", "studies=[density]")
+    assert done.returncode == 2
+    assert "needs a feature store" in done.stderr
+    assert "sae_lightning.analyze" in done.stderr
