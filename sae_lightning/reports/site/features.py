@@ -17,6 +17,8 @@ from sae_lightning.studies.analysis.contexts import Example, examples_of
 PER_FILE = 32
 _BINS = 40
 _LABEL = 3
+# Strongest tokens among which different ones are looked for.
+_LOOKED_AT = 64
 
 #: Of this reading's features, what lies nearest in another: (number among the siblings, features, cosines).
 Closest = tuple[int, NDArray[np.integer], NDArray[np.floating]]
@@ -32,7 +34,7 @@ def top_tokens(reading: Reading, extent: Extent, advance: Advance) -> list[list[
     for feature in range(store.d_sae):
         different: dict[str, str] = {}
         if store.stats.count[feature]:
-            for token in store.top_tokens(feature, 4 * extent.tokens).tokens.tolist():
+            for token in store.top_tokens(feature, _LOOKED_AT).tokens.tolist():
                 (piece,) = store.pieces(token, token + 1)
                 if piece:
                     different.setdefault(piece.strip().casefold() or piece, piece)
