@@ -21,7 +21,7 @@ def analyze(config: AnalyzeConfig, out: Path, asked: frozenset[str] = frozenset(
     from sae_lightning.reports import show_evaluation
     from sae_lightning.reports.analysis_table import show_results
     from sae_lightning.reports.curves import training_curves
-    from sae_lightning.reports.site import Comparison, Reading, write_site
+    from sae_lightning.reports.site import Comparison, Extent, Reading, write_site
     from sae_lightning.reports.site.folder import check_replaceable
     from sae_lightning.store import FeatureStore
 
@@ -58,7 +58,8 @@ def analyze(config: AnalyzeConfig, out: Path, asked: frozenset[str] = frozenset(
     def keep_all(folder: Path) -> None:
         write_json(folder / "analysis.json", found.to_json())
 
-    write_site(out, readings, compare=compare, also=keep_all, show_progress=config.progress)
+    extent = Extent(top=config.examples)
+    write_site(out, readings, compare=compare, extent=extent, also=keep_all, show_progress=config.progress)
     command.say(str(out / "index.html"))
     command.say(str(out / "analysis.json"))
 

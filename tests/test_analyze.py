@@ -114,7 +114,7 @@ def test_two_saes_side_by_side(folder: Path, tmp_path: Path) -> None:
     train(tmp_path, "wide", "sae.d_sae=96", "seed=1")
     run(tmp_path, "index", "sae=wide", "store=wide_store", "tokens=4096")
     stores = f"store=[{folder / 'store'},wide_store]"
-    run(tmp_path, "analyze", stores, "out=out", *QUICK, "studies.splitting.min_firings=2")
+    run(tmp_path, "analyze", stores, "out=out", *QUICK)
     found = analysis(tmp_path / "out")
     assert list(found["stores"]) == ["store", "wide_store"]
     assert {"splitting", "neighbourhoods"} <= set(found["comparisons"])

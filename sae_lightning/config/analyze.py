@@ -3,9 +3,10 @@
 from typing import Annotated
 
 from annotated_types import Ge, Le, MinLen
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from sae_lightning.config.sections import Count, CountOrZero, Node, Section
+from sae_lightning.core.errors import UserError
 from sae_lightning.validation import whole
 
 Name = Annotated[str, MinLen(1)]
@@ -15,7 +16,8 @@ class AnalyzeConfig(Section):
     """What python -m sae_lightning.analyze asks of a feature store, or of several side by side.
 
     sae: where the SAE lies now, of each store; null: where it lay when the store was made. evaluation_tokens: held-out
-    tokens that the evaluation is on, 0 for none. notes: a file of notes on features.
+    tokens that the evaluation is on, 0 for none. notes: a file of notes on features, of each store. examples: strongest
+    ones shown of a feature.
     """
 
     store: Name | Annotated[list[Name], MinLen(1)]
@@ -24,13 +26,13 @@ class AnalyzeConfig(Section):
     notes: Name | list[Name] | None = None
     report: bool = True
     verify: bool = True
-    evaluation_tokens: CountOrZero = 16384
+    evaluation_tokens: CountOrZero = 8192
     draws: Annotated[int, BeforeValidator(whole), Ge(100), Le(100_000)] = 1000
     seed: Annotated[int, BeforeValidator(whole), Ge(0), Le(2**32 - 1)] = 0
-    examples: Count = 12
+    examples: Count = 16
     device: str = "auto"
     progress: bool = True
-    studies: dict[str, Node | None]
+    studies: Annotated[dict[str, Node | None], Field(default_factory=dict)]
 
     @property
     def stores(self) -> list[str]:
@@ -38,10 +40,10 @@ class AnalyzeConfig(Section):
         return [self.store] if isinstance(self.store, str) else self.store
 
     def of_each(self, values: str | list[str] | None, key: str) -> list[str | None]:
-        """Return a setting that stands for one store or has one entry a store, a value a store."""
+        """Return a setting's value for every store, None where it is not set. Raises UserError for too many or few."""
         if values is None:
             return [None] * len(self.stores)
         values = [values] if isinstance(values, str) else values
         if len(values) != len(self.stores):
-            raise ValueError(f"{key}={values}: needs one for each of the {len(self.stores)} stores; give as many")
+            raise UserError(f"{key}={values}: needs one for each of the {len(self.stores)} stores; give as many")
         return list(values)
