@@ -111,7 +111,7 @@ def test_a_text_is_coloured_and_concepts_are_looked_up(folder: Path, tmp_path: P
 
 def test_two_saes_side_by_side(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_bytes((folder / "corpus.jsonl").read_bytes())
-    train(tmp_path, "wide", "sae.d_sae=96", "seed=1")
+    train(tmp_path, "wide", "sae.d_sae=96")
     run(tmp_path, "index", "sae=wide", "store=wide_store", "tokens=4096")
     stores = f"store=[{folder / 'store'},wide_store]"
     run(tmp_path, "analyze", stores, "out=out", *QUICK)
