@@ -1,6 +1,6 @@
 """sae_lightning: train and read sparse autoencoders on language models.
 
-From Python: ``load_sae(path)``, ``FrozenLM.load(name)``. From the shell: ``python -m sae_lightning.train --help``.
+From Python: ``load_sae(path)``, ``FrozenLM.load(name)``, ``FeatureStore.open(path)``. From the shell: ``python -m sae_lightning.train --help``.
 """
 
 from importlib import import_module
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae_lightning.lm import FrozenLM
     from sae_lightning.sae import load_sae
+    from sae_lightning.store import FeatureStore
 
-_HOME = {"FrozenLM": "lm", "load_sae": "sae"}
+_HOME = {"FeatureStore": "store", "FrozenLM": "lm", "load_sae": "sae"}
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,4 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
-__all__ = ["FrozenLM", "load_sae"]
+__all__ = ["FeatureStore", "FrozenLM", "load_sae"]

@@ -13,6 +13,7 @@ from sae_lightning import command, launch
 from sae_lightning.build import expand_grid
 from sae_lightning.config import validate
 from tests.conftest import ROOT, planted
+from tests.store.planted import planted_store
 from tests.test_conf import ENTRIES
 
 TEXT = (ROOT / "README.md").read_text()
@@ -47,6 +48,15 @@ def test_reading_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.chdir(tmp_path)
     exec(compile(next(b for b in BLOCKS if "FrozenLM" in b), "README.md", "exec"), {})
     assert "64" in capsys.readouterr().out
+
+
+def test_looking_features_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted_store(tmp_path / "outputs" / "stores", name="news")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(next(b for b in BLOCKS if "FeatureStore" in b), "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_there_are_commands_to_check() -> None:
