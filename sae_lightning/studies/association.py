@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from sae_lightning.store import FeatureStore
-from sae_lightning.studies.cofiring import cofiring
+from sae_lightning.studies.cofiring import cofiring, pair_products
 from sae_lightning.studies.ranking import largest
 
 Measure = Literal["correlation", "jaccard", "pmi"]
+MEASURES: tuple[Measure, ...] = ("correlation", "jaccard", "pmi")
 
 # A variance below this share of the mean square is rounding.
 _ROUNDING = 1e-12
@@ -81,15 +82,14 @@ def strongest_partners(
 
     Partners fire together on at least ``min_count`` tokens and on more than independent features would (n n_ij > n_i
     n_j), and the measure that ranks them, in float32, is above 0. correlations: give those too where another measure
-    ranks; this doubles the time. left_out [d_sae]: features that are nobody's partner and have none. each: called with
+    ranks. left_out [d_sae]: features that are nobody's partner and have none. each: called with
     the measure of the next few features and all others, float32 [b, d_sae].
     """
-    products = correlations or measure == "correlation"
     found = _none(store.d_sae, min(n, store.d_sae))
     every, firings = np.arange(store.d_sae), store.stats.count.astype(np.float64)
-    for rows, counts, sums in cofiring(store, products=products, show=show):
+    for rows, counts, products in cofiring(store, products=measure == "correlation", show=show):
         i = rows[:, None]
-        score = association(measure, store, i, every, counts, sums).astype(np.float32)
+        score = association(measure, store, i, every, counts, products).astype(np.float32)
         if each is not None:
             each(score)
         by_chance = firings[i] * (firings / max(1, store.n_kept))
@@ -101,16 +101,22 @@ def strongest_partners(
         score[~allowed] = -np.inf
         columns, best = (value.numpy() for value in largest(torch.from_numpy(score), n))
         there = best > -np.inf
-        count = np.take_along_axis(counts, columns, axis=1)
-        product = None if sums is None else np.take_along_axis(sums, columns, axis=1)
         found.partner[rows] = np.where(there, columns, -1)
-        found.count[rows] = np.where(there, count, 0)
-        found.jaccard[rows] = np.where(there, association("jaccard", store, i, columns, count), np.nan)
-        found.pmi[rows] = np.where(there, association("pmi", store, i, columns, count), np.nan)
-        if products:
-            r = association("correlation", store, i, columns, count, product)
-            found.correlation[rows] = np.where(there, r, np.nan)
+        found.count[rows] = np.where(there, np.take_along_axis(counts, columns, axis=1), 0)
+        getattr(found, measure)[rows] = np.where(there, best, np.nan)
+    _fill(
+        found, store, [name for name in MEASURES if name != measure and (correlations or name != "correlation")], show
+    )
     return found
+
+
+def _fill(found: Partners, store: FeatureStore, measures: list[Measure], show: bool) -> None:
+    """Work out more measures of the partners found, in place."""
+    there = found.partner >= 0
+    products = pair_products(store, found.partner, show=show) if "correlation" in measures else None
+    for measure in measures:
+        value = association(measure, store, np.arange(len(there))[:, None], found.partner, found.count, products)
+        getattr(found, measure)[there] = value[there]
 
 
 def _none(d_sae: int, n: int) -> Partners:

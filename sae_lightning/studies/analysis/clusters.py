@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _PAIRS = 1 << 22
 # What a firing scores, see ``_scores``; up to 2^18 of them fit.
 _ONE = 1 << 42
+# Tokens that are looked at for one that is shown.
+_LOOKED_AT = 8
 
 
 class _Shared(NamedTuple):
@@ -40,7 +42,8 @@ class ClustersStudy(Study):
     at least ``min_count`` tokens and more than by chance), with the measure as weight. Features that fire on more than
     ``max_density`` of the tokens are left out: they accompany everything. Clusters are the communities that the Louvain
     method finds in it (Blondel et al. 2008; networkx), those of at least ``min_size`` features, numbered from the
-    largest on, of equal ones from the one with the lowest feature on. resolution: above 1 more and smaller ones.
+    largest on, of equal ones from the one with the lowest feature on. resolution: the higher, the
+    more and the smaller.
 
     ``cohesion``: where a feature of the cluster fires, the share of the others that fire, too. With s features, m(t) of
     which fire on token t, ``sum_t m(t) (m(t) - 1) / ((s - 1) sum_t m(t))``: 1 where all fire on the same tokens, 0
@@ -48,8 +51,9 @@ class ClustersStudy(Study):
 
     Array: ``cluster`` [d_sae] int32, -1 for features in none. Tables, of the first ``shown`` clusters: ``clusters``,
     with up to ``named`` features, those with the greatest weight of edges inside it first; ``shared_examples``, of each
-    the ``examples`` tokens on which the most of its features fire (two at least), of equal ones those on which they are
-    stronger (the sum of each one's activation over its largest), then the earlier; ``active`` is how many.
+    ``examples`` tokens on which the most of its features fire (two at least; ``active`` is how many), of equal ones
+    those on which they are stronger (the sum of each one's activation over its largest), then the earlier. Of a text
+    one is shown, and of contexts that are alike to the letter; 8 tokens are looked at for each that is shown.
 
     context: tokens shown before and after. seed: of the order in which Louvain goes through the features.
     """
@@ -63,7 +67,7 @@ class ClustersStudy(Study):
         n: Annotated[int, Ge(1)] = 10,
         min_count: Annotated[int, Ge(1)] = 10,
         max_density: Annotated[float, Gt(0), Le(1)] = 0.1,
-        resolution: Annotated[float, Gt(0)] = 1.0,
+        resolution: Annotated[float, Gt(0)] = 10.0,
         min_size: Annotated[int, Ge(2)] = 3,
         shown: Annotated[int, Ge(1)] = 200,
         named: Annotated[int, Ge(1)] = 20,
@@ -114,7 +118,7 @@ class ClustersStudy(Study):
 
     def _shared(self, store: FeatureStore, cluster: Int[NDArray, "d_sae"], n: int) -> _Shared:
         """Go through all tokens once."""
-        best = _Best(n, self.examples)
+        best = _Best(n, _LOOKED_AT * self.examples)
         firings, pairs = np.zeros(n), np.zeros(n)
         members = np.flatnonzero(cluster >= 0)
         belongs = csr_matrix((np.ones(len(members), np.int64), (members, cluster[members])), shape=(store.d_sae, n))
@@ -147,13 +151,26 @@ class ClustersStudy(Study):
     def _examples(self, store: FeatureStore, shared: _Shared) -> Table:
         rows: list[tuple[Cell, ...]] = []
         for number in range(min(len(shared.tokens), self.shown)):
-            for token, active in zip(shared.tokens[number].tolist(), shared.active[number].tolist(), strict=True):
-                if active:
-                    found = store.context(token, before=self.context, after=self.context)
-                    rows.append((number, token, found.before, found.token, found.after, active))
+            rows += [(number, *row) for row in self._distinct(store, shared.tokens[number], shared.active[number])]
         first = self._first(len(shared.tokens))
         caption = f"Tokens on which the most of a cluster's features fire; active: how many{first}"
         return Table(("cluster", "token", "before", "piece", "after", "active"), tuple(rows), caption)
+
+    def _distinct(
+        self, store: FeatureStore, tokens: Int[NDArray, "m"], active: Int[NDArray, "m"]
+    ) -> list[tuple[Cell, ...]]:
+        """Return (token, before, piece, after, active) of the first tokens that are of different texts and differ."""
+        rows: list[tuple[Cell, ...]] = []
+        seen: set[object] = set()
+        for token, count in zip(tokens.tolist(), active.tolist(), strict=True):
+            if not count or len(rows) == self.examples:
+                break
+            found = store.context(token, before=self.context, after=self.context)
+            shown = found.before, found.token, found.after
+            if found.text not in seen and shown not in seen:
+                rows.append((token, *shown, count))
+                seen |= {found.text, shown}
+        return rows
 
     def _first(self, n: int) -> str:
         return f"; the first {self.shown:,} of {n:,} clusters" if n > self.shown else ""

@@ -39,7 +39,7 @@ def planted(tmp_path: Path) -> Planted:
 def run(planted: Planted, **settings) -> Result:
     torch.manual_seed(0)
     subject = Subject(TopKSAE(8, planted.store.d_sae, k=4), store=planted.store)
-    study = ClustersStudy(min_count=8, show_progress=False, **settings)
+    study = ClustersStudy(**{"min_count": 8, "resolution": 1.0, "show_progress": False, **settings})
     assert study.reason(subject) is None
     return study.run(subject)
 
@@ -100,7 +100,11 @@ def test_shared_examples_are_the_tokens_with_the_most_of_its_features(
     for number in (0, 1):
         group = GROUPS[number]
         active, strength = fires[:, group].sum(1), share[:, group].sum(1)  # multiples of 1/4: equal ones are equal
-        best = sorted(np.flatnonzero(active >= 2), key=lambda t: (-active[t], -strength[t], t))[:6]
+        best = []
+        for t in sorted(np.flatnonzero(active >= 2), key=lambda t: (-active[t], -strength[t], t))[: 8 * 6]:
+            if store.text_index[t] not in {store.text_index[other] for other in best}:
+                best.append(t)
+        best = best[:6]
         rows = [row for row in table.rows if row[0] == number]
         assert [(row[1], row[5]) for row in rows] == [(t, active[t]) for t in best]
         for _, token, before, piece, after, _ in rows:
@@ -108,6 +112,21 @@ def test_shared_examples_are_the_tokens_with_the_most_of_its_features(
             text = planted.texts[int(store.text_index[token])]  # type: ignore[index]
             assert f"{before}{piece}{after}" in text
             assert [piece] == store.pieces(token, token + 1)  # type: ignore[arg-type, operator]
+
+
+def test_what_is_alike_to_the_letter_is_shown_once(tmp_path: Path) -> None:
+    texts = ["the same news again", "the same news again", "the same news again", "other news of the day"] * 6
+    planted = planted_store(tmp_path, d_sae=D_SAE, dense=grouped, texts=texts)
+    for context in (0, 30):
+        rows = run(planted, examples=3, context=context).tables["shared_examples"].rows
+        shown = [row[:1] + row[2:5] for row in rows]
+        assert len(set(shown)) == len(shown) > 2
+        texts_of = [(row[0], planted.store.text_index[row[1]]) for row in rows]  # type: ignore[index]
+        assert len(set(texts_of)) == len(texts_of)
+
+
+def test_a_higher_resolution_makes_smaller_clusters(planted: Planted) -> None:
+    assert run(planted, min_size=2, resolution=8.0).tables["clusters"].rows[0][1] < 5  # type: ignore[operator]
 
 
 def test_no_more_clusters_are_shown_than_asked_for(planted: Planted) -> None:
