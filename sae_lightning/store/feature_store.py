@@ -190,7 +190,15 @@ class FeatureStore:
         """Return the source characters of each of tokens ``first`` to ``last - 1``; joined they are the source."""
         if not 0 <= first <= last <= self.n_tokens:
             raise UserError(f"tokens {first} to {last}: the store has tokens 0 to {self.n_tokens - 1}")
-        return [self._span(i, i + 1, int(self.text_index[i])) for i in range(first, last)]
+        out: list[str] = []
+        while first < last:  # text by text, the bytes of each read once
+            text = int(self.text_index[first])
+            stop = min(last, int(self.text_starts[text + 1]))
+            begin, ends = self._begin(first), self._ends[first:stop].tolist()
+            data = self._texts.raw(text, begin, ends[-1])
+            out += [data[a - begin : b - begin].decode("utf-8") for a, b in pairwise([begin, *ends])]
+            first = stop
+        return out
 
     def text(self, text_index: int) -> str:
         """Return a whole text, what follows the last indexed token included."""

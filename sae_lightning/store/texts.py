@@ -20,11 +20,15 @@ class Strings:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def slice(self, i: int, first: int = 0, last: int | None = None) -> str:
-        """Return bytes ``first`` to ``last`` of string i as text; they must be whole characters."""
+    def raw(self, i: int, first: int = 0, last: int | None = None) -> bytes:
+        """Return bytes ``first`` to ``last`` of string i, to its end for None."""
         begin = int(self.starts[i])
         end = int(self.starts[i + 1]) if last is None else begin + last
-        return self.data[begin + first : end].tobytes().decode("utf-8")
+        return self.data[begin + first : end].tobytes()
+
+    def slice(self, i: int, first: int = 0, last: int | None = None) -> str:
+        """Return the same as text; they must be whole characters."""
+        return self.raw(i, first, last).decode("utf-8")
 
 
 def meta_bytes(meta: dict[str, str]) -> bytes:
