@@ -53,6 +53,11 @@ MEANING = {
     "neuron_correlation_share_0.3": Meaning("share of features with a neuron of |correlation| above 0.3"),
     "neuron_correlation_share_0.5": Meaning("share of features with a neuron of |correlation| above 0.5"),
     "neuron_correlation_shuffled": Meaning("the same mean for features whose tokens are shuffled: what chance gives"),
+    # splitting: NARROW -> WIDE
+    "splitting_split": Meaning("share of the narrow SAE's features that several of the wide one share out"),
+    "splitting_kept": Meaning("share of the narrow SAE's features that one of the wide one covers"),
+    "splitting_partial": Meaning("share of the narrow SAE's features of which the wide one covers a part"),
+    "splitting_absent": Meaning("share of the narrow SAE's features without a descendant in the wide one"),
     # completeness
     "covered": Meaning("share of concepts with a feature of their own on the last token", "higher"),
     "covered_prompts": Meaning("share of concepts with a feature that fires for them and for few others", "higher"),
