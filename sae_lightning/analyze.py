@@ -53,7 +53,7 @@ def analyze(config: AnalyzeConfig, out: Path, asked: frozenset[str] = frozenset(
         )
         for (name, one), said in zip(found.stored.items(), notes, strict=True)
     ]
-    compare = Comparison(found.closest, found.comparisons) if len(readings) > 1 else None
+    compare = Comparison(found.closest, found.comparisons, found.evaluation) if len(readings) > 1 else None
 
     def keep_all(folder: Path) -> None:
         write_json(folder / "analysis.json", found.to_json())

@@ -118,7 +118,10 @@ def test_two_saes_side_by_side(folder: Path, tmp_path: Path) -> None:
     found = analysis(tmp_path / "out")
     assert list(found["stores"]) == ["store", "wide_store"]
     assert {"splitting", "neighbourhoods"} <= set(found["comparisons"])
-    assert {"compare", "consistency"} <= set(found["evaluation"]["comparisons"])
+    together = found["evaluation"]["comparisons"]
+    assert {"compare", "consistency"} <= set(together)
+    assert "consistency_mmcs/store in wide_store" in together["consistency"]["estimates"]
+    assert list(found["evaluation"]["saes"]) == ["store", "wide_store"]
     for name, d_sae in (("store", 64), ("wide_store", 96)):
         assert len(found["comparisons"]["neighbourhoods"]["arrays"][f"map/{name}"]) == d_sae
         assert (tmp_path / "out" / name / "features.html").is_file()

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from sae_lightning.build.evaluation import build_studies, check_studies, evaluate, short_names
@@ -29,8 +30,8 @@ FORMAT, VERSION = "sae_lightning.analysis", 1
 class Analysis:
     """What was found. results: by store and study; comparisons: by study; evaluation: as evaluation.json has it.
 
-    closest: by two stores' names, of each feature of the first the one of the second with the nearest decoder
-    direction, and their cosine.
+    closest: by two stores' names, of each feature of the first the one of the second that fires at all and has the
+    nearest decoder direction, and their cosine.
     """
 
     stored: Mapping[str, Stored]
@@ -105,9 +106,17 @@ def analyze(config: AnalyzeConfig, asked: frozenset[str] = frozenset()) -> Analy
     for a in stored:
         for b in stored:
             if a != b and subjects[a].sae.d_out == subjects[b].sae.d_out:
-                cosine, index = nearest(unit_rows(subjects[a].sae.W_dec), unit_rows(subjects[b].sae.W_dec))
-                closest[a, b] = index.numpy().astype(np.int32), cosine.numpy().astype(np.float32)
+                closest[a, b] = _closest(stored[a], stored[b])
     return Analysis(stored, results, comparisons, evaluation, closest, time.perf_counter() - started)
+
+
+def _closest(a: Stored, b: Stored) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return, of each feature of a, the one of b that fires at all and has the nearest direction, and the cosine."""
+    live = torch.from_numpy(np.flatnonzero(b.store.stats.count))
+    if not len(live):
+        return np.full(a.store.d_sae, -1, np.int32), np.zeros(a.store.d_sae, np.float32)
+    cosine, index = nearest(unit_rows(a.subject.sae.W_dec), unit_rows(b.subject.sae.W_dec)[live])
+    return live[index].numpy().astype(np.int32), cosine.numpy().astype(np.float32)
 
 
 def _refuse(name: str, study: Study | ComparativeStudy, subjects: Mapping[str, Any]) -> None:
@@ -146,10 +155,7 @@ def _evaluation(config: AnalyzeConfig, stored: Mapping[str, Stored], asked: froz
         "device": config.device,
         "progress": config.progress,
     }
-    found = evaluate(validate(settings, EvaluateConfig), asked)
-    # The report knows the SAEs by their stores' names.
-    found["saes"] = dict(zip(stored, found["saes"].values(), strict=True))
-    return found
+    return evaluate(validate(settings, EvaluateConfig), asked, list(stored))
 
 
 def _of_store(node: dict[str, Any], name: str) -> bool:

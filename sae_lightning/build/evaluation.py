@@ -44,15 +44,18 @@ def window_studies(config: EvaluateConfig, subject: Subject) -> list[WindowStudy
     return [s for s in studies if isinstance(s, WindowStudy) and s.reason(subject) is None]
 
 
-def evaluate(config: EvaluateConfig, asked: frozenset[str] = frozenset()) -> dict[str, Any]:
+def evaluate(
+    config: EvaluateConfig, asked: frozenset[str] = frozenset(), names: list[str] | None = None
+) -> dict[str, Any]:
     """Ask the chosen studies of every SAE and return the evaluation as evaluation.json has it.
 
     asked: studies that the user named: one that can't be asked of an SAE is then an error, else it is left out.
+    names: what to call the SAEs; None: the last parts of their paths.
     Raises UserError, before anything is measured, for SAEs and data that do not fit together.
     """
     started = time.perf_counter()
     studies = build_studies(config)
-    names = short_names(config.paths)
+    names = short_names(config.paths) if names is None else names
     built = {name: build_subject(config, path) for name, path in zip(names, config.paths, strict=True)}
     subjects = {name: one.subject for name, one in built.items()}
     _refuse(studies, subjects, asked)

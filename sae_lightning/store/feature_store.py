@@ -29,7 +29,7 @@ class Hits(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Tokens on which a feature's activation lies in (low, high], and the activations."""
+    """Tokens on which a feature's |activation| lies in (low, high], and the activations."""
 
     low: float
     high: float
@@ -60,7 +60,8 @@ class FeatureStore:
 
     A token's number is its place among the real tokens of the texts that were indexed, 0 to ``n_tokens - 1``, in the
     order of the text. Tokens that the SAE's mask leaves out are there (``kept`` false), without any feature: they are
-    shown as context and never as examples. Activations are raw, in the SAE's units, float32, and never 0.
+    shown as context and never as examples. Activations are raw, in the SAE's units, float32, and never 0; where some are
+    negative (AbsTopK), strong and weak mean their absolute value.
 
     Provenance is integers: ``token_ids``, ``text_index`` (number of the text in the store), ``position`` (in the text,
     in tokens) [n_tokens] each; ``document`` [n_texts] is each text's number in its corpus and ``text_starts``
@@ -99,26 +100,26 @@ class FeatureStore:
     # Queries
 
     def top_tokens(self, feature: int, n: int = 20, lowest: bool = False) -> Hits:
-        """Return the n tokens on which a feature is strongest, strongest first; of equal ones the earlier first.
+        """Return the n tokens of a feature's largest |activation|, strongest first; of equal ones the earlier first.
 
         lowest: those on which it is weakest and yet active, weakest first. Fewer where it fires on fewer.
         """
         tokens, values = self.column(feature)
         if n < 1:
             raise UserError(f"n={n}: must be at least 1")
+        key = np.abs(values) if lowest else -np.abs(values)
         if n < len(values):
             # All that are at least as strong as the n-th, so that ties are broken by the token and not by chance.
-            key = values if lowest else -values
             edge = np.partition(key, n - 1)[n - 1]
             chosen = np.flatnonzero(key <= edge)
-            tokens, values = tokens[chosen], values[chosen]
-        order = np.lexsort((tokens, values if lowest else -values))[:n]
+            tokens, values, key = tokens[chosen], values[chosen], key[chosen]
+        order = np.lexsort((tokens, key))[:n]
         return Hits(tokens[order].astype(np.int64), np.asarray(values[order]))
 
     def features_at(self, token: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return (features, activations) of a token, strongest first."""
         features, values = self.csr.row(self.check_token(token))
-        order = np.lexsort((features, -values))
+        order = np.lexsort((features, -np.abs(values)))
         return features[order].astype(np.int64), np.asarray(values[order])
 
     def column(self, feature: int) -> tuple[NDArray[np.integer], NDArray[np.float32]]:
@@ -134,23 +135,23 @@ class FeatureStore:
         return out
 
     def quantile_samples(self, feature: int, bins: int = 5, n: int = 5, seed: int = 0) -> list[Sample]:
-        """Return n tokens from each of ``bins`` equal slices of (0, largest activation], the strongest slice first.
+        """Return n tokens from each of ``bins`` equal slices of (0, largest |activation|], the strongest slice first.
 
-        Drawn without replacement, all of them where there are no more; within a slice strongest first. Activations
-        below 0 (AbsTopK) are in no slice.
+        Drawn without replacement, all of them where there are no more; within a slice strongest first.
         """
         if bins < 1 or n < 1:
             raise UserError(f"bins={bins}, n={n}: must both be at least 1")
         tokens, values = self.column(feature)
-        largest = float(values.max(initial=0.0))
+        strength = np.abs(values)
+        largest = float(strength.max(initial=0.0))
         edges = np.linspace(0.0, largest, bins + 1)  # float64: compared as such, not rounded to float32
         rng = np.random.default_rng(derive_seed(seed, "store", "quantiles", feature))
         out = []
         for low, high in reversed(list(pairwise(edges))):
-            inside = np.flatnonzero((values > low) & (values <= high)) if largest else np.zeros(0, np.int64)
+            inside = np.flatnonzero((strength > low) & (strength <= high)) if largest else np.zeros(0, np.int64)
             if len(inside) > n:
                 inside = rng.choice(inside, n, replace=False)
-            order = np.lexsort((tokens[inside], -values[inside]))
+            order = np.lexsort((tokens[inside], -strength[inside]))
             chosen = inside[order]
             out.append(Sample(float(low), float(high), tokens[chosen].astype(np.int64), np.asarray(values[chosen])))
         return out

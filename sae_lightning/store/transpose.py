@@ -18,7 +18,8 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class FeatureStats:
-    """Of each feature over the tokens that count: firings, sum and sum of squares of its activations, the largest.
+    """Of each feature over the tokens that count: firings, sum and sum of squares of its activations, the largest
+    absolute value.
 
     [d_sae] each: int64, float64, float64, float32 (0 for a feature that never fired).
     """
@@ -60,7 +61,7 @@ def write_columns(folder: Path, d_sae: int, nnz: int, show: bool = True) -> Feat
     starts = np.concatenate([[0], np.cumsum(counts)])
     save(folder / "csc.offsets.npy", starts, index_dtype(nnz))
     total, squares = np.zeros(d_sae), np.zeros(d_sae)
-    largest = np.full(d_sae, -np.inf, np.float32)
+    largest = np.zeros(d_sae, np.float32)
     place = starts[:-1].copy()
     kinds = {"indices": index_dtype(nnz), "values": np.dtype("<f4")}
     files = {name: os.open(folder / f"csc.{name}.npy", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644) for name in kinds}
@@ -78,7 +79,7 @@ def write_columns(folder: Path, d_sae: int, nnz: int, show: bool = True) -> Feat
                 wide = values.astype(np.float64)
                 total[fired] += np.add.reduceat(wide, begins)
                 squares[fired] += np.add.reduceat(wide * wide, begins)
-                largest[fired] = np.maximum(largest[fired], np.maximum.reduceat(values, begins))
+                largest[fired] = np.maximum(largest[fired], np.maximum.reduceat(np.abs(values), begins))
                 for feature, begin, end in zip(fired.tolist(), begins.tolist(), ends.tolist(), strict=True):
                     at = int(place[feature])
                     _pwrite(files["indices"], ids[begin:end], HEADER_BYTES + at * ids.itemsize)
@@ -90,7 +91,7 @@ def write_columns(folder: Path, d_sae: int, nnz: int, show: bool = True) -> Feat
     finally:
         for file in files.values():
             os.close(file)
-    return FeatureStats(counts, total, squares, np.where(counts > 0, largest, 0).astype(np.float32))
+    return FeatureStats(counts, total, squares, largest)
 
 
 def _chunks(folder: Path, d_sae: int, nnz: int) -> Iterator[tuple[int, csr_matrix]]:

@@ -18,7 +18,7 @@ def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def ranked(column: np.ndarray, lowest: bool) -> list[tuple[int, float]]:
     """Active tokens by value, of equal ones the earlier first: a sort in plain Python."""
     pairs = [(token, float(value)) for token, value in enumerate(column) if value != 0]
-    return sorted(pairs, key=lambda pair: (pair[1] if lowest else -pair[1], pair[0]))
+    return sorted(pairs, key=lambda pair: (abs(pair[1]) if lowest else -abs(pair[1]), pair[0]))
 
 
 @pytest.mark.parametrize("lowest", [False, True])
@@ -91,17 +91,27 @@ def test_quantile_samples(planted: Planted, bins: int, n: int) -> None:
             assert len(drawn) >= min(2, int((column > 0).sum()))
 
 
-def test_negative_activations_are_active_and_lowest(tmp_path: Path) -> None:
+def test_negative_activations_are_as_strong_as_positive_ones(tmp_path: Path) -> None:
     def signed(n: int) -> np.ndarray:
         rng = np.random.default_rng(5)
         return (rng.standard_normal((n, 4)) * (rng.random((n, 4)) < 0.2)).astype(np.float32)
 
     planted = planted_store(tmp_path, d_sae=4, dense=signed)
+    seen = []
     for feature in range(4):
-        found = planted.store.top_tokens(feature, 5, lowest=True)
-        wanted = ranked(planted.dense[:, feature], lowest=True)[:5]
-        assert list(zip(found.tokens.tolist(), found.values.tolist(), strict=True)) == wanted
-        assert found.values[0] < 0
+        column = planted.dense[:, feature]
+        for lowest in (False, True):
+            found = planted.store.top_tokens(feature, 5, lowest)
+            wanted = ranked(column, lowest)[:5]
+            assert list(zip(found.tokens.tolist(), found.values.tolist(), strict=True)) == wanted
+            seen += found.values.tolist()
+        assert planted.store.stats.largest[feature] == np.abs(column).max()
+        samples = planted.store.quantile_samples(feature, bins=3, n=1000)
+        assert sum(len(sample.tokens) for sample in samples) == (column != 0).sum()
+        for sample in samples:
+            assert (np.abs(sample.values) > sample.low).all()
+            assert (np.abs(sample.values) <= sample.high).all()
+    assert min(seen) < 0 < max(seen)
 
 
 def test_a_store_without_any_activation(tmp_path: Path) -> None:
