@@ -60,8 +60,8 @@ class FeatureStore:
 
     A token's number is its place among the real tokens of the texts that were indexed, 0 to ``n_tokens - 1``, in the
     order of the text. Tokens that the SAE's mask leaves out are there (``kept`` false), without any feature: they are
-    shown as context and never as examples. Activations are raw, in the SAE's units, float32, and never 0; where some are
-    negative (AbsTopK), strong and weak mean their absolute value.
+    shown as context and never as examples. Activations are raw, in the SAE's units, float32, and never 0; where some
+    are negative (AbsTopK), strong and weak mean their absolute value.
 
     Provenance is integers: ``token_ids``, ``text_index`` (number of the text in the store), ``position`` (in the text,
     in tokens) [n_tokens] each; ``document`` [n_texts] is each text's number in its corpus and ``text_starts``
