@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from sae_lightning.activations import Harvester
 from sae_lightning.build.corpus import OpenCorpus, mask_of, open_corpus
 from sae_lightning.build.device import pick_device
+from sae_lightning.build.execution import fast_bfloat16
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.lm_check import differences
 from sae_lightning.build.origin import Origin, origin_of
@@ -20,6 +21,7 @@ from sae_lightning.build.text import split_windows
 from sae_lightning.config import DataConfig, IndexConfig, LMConfig, with_absolute_data
 from sae_lightning.core import Features, TokenBatch, UserError
 from sae_lightning.sae import SparseAutoencoder, formats
+from sae_lightning.sae.proven import ProvenEncoder
 from sae_lightning.store import Corpus, FeatureStore, Plan, build_store, sae_sha256
 from sae_lightning.studies.subject import inference
 from sae_lightning.tokens import Document
@@ -80,7 +82,7 @@ def build_plan(config: IndexConfig) -> Plan:
     key = {"sae": sha256, **harvester.description(), "lm": corpus.identity, "n_windows": n_windows}
     return Plan(
         corpus=Corpus(windows, n_windows, lambda: corpus.lm.tokenizer, _documents(data)),
-        encode=partial(_encode, harvester, sae),
+        encode=partial(_encode, harvester, sae, _encoder(sae)),
         d_sae=sae.d_sae,
         vocab_size=corpus.lm.vocab_size,
         unit=data.micro_batch,
@@ -89,12 +91,17 @@ def build_plan(config: IndexConfig) -> Plan:
     )
 
 
+def _encoder(sae: SparseAutoencoder) -> Callable[[torch.Tensor], Features]:
+    """Return what gives the features of raw rows: on a CPU that multiplies bfloat16, at half the price where it can."""
+    return ProvenEncoder(sae).encode if fast_bfloat16() else sae.encode
+
+
 def _encode(
-    harvester: Harvester, sae: SparseAutoencoder, numbers: list[int]
+    harvester: Harvester, sae: SparseAutoencoder, encode: Callable[[torch.Tensor], Features], numbers: list[int]
 ) -> tuple[TokenBatch, torch.Tensor, Features]:
     batch, x, keep = harvester.full(numbers)
     with inference(sae):
-        return batch, keep, sae.encode(x[keep].to(sae.W_dec.device, torch.float32))
+        return batch, keep, encode(x[keep].to(sae.W_dec.device, torch.float32))
 
 
 def _documents(data: DataConfig) -> Any:

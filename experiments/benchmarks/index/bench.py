@@ -38,7 +38,7 @@ def speed(a: argparse.Namespace) -> dict[str, Any]:
 
     plain = command.plain(command.compose("index", [f"sae={a.sae}", "store=unused", f"tokens={a.tokens}"]))
     plan = build_plan(validate({**plain, "progress": False}, IndexConfig))
-    harvester, sae = plan.encode.args  # type: ignore[attr-defined] - a partial
+    harvester, _, features_of = plan.encode.args  # type: ignore[attr-defined] - a partial
     numbers = list(range(plan.corpus.n_windows))
 
     def harvest() -> None:
@@ -51,8 +51,7 @@ def speed(a: argparse.Namespace) -> dict[str, Any]:
             writer._write_pairs(Path(folder), plan, state, show=False, every=5.0)
 
     def encode() -> None:
-        with torch.no_grad():
-            sae.encode(x)
+        features_of(x)
 
     _, rows, keep = harvester.full(numbers[: plan.unit])
     x = rows[keep].float()
