@@ -46,8 +46,10 @@ def whiskers(marks: Sequence[Mark], label: str) -> str:
     if not ends:
         return ""
     low, high = min(ends), max(ends)
+    nothing = low == high == 0
     pad = 0.08 * (high - low) or 0.01 * abs(high) or 1.0
-    low, high = low - pad, high + pad
+    # What is never below 0 gets no scale that goes there.
+    low, high = low - pad if low < 0 or nothing else max(0.0, low - pad), high + pad
 
     def place(value: float) -> str:
         return f"{100 * (value - low) / (high - low):.2f}%"
@@ -70,7 +72,8 @@ def whiskers(marks: Sequence[Mark], label: str) -> str:
                 'stroke-width="2"/>'
             )
         rows.append(_row(mark, shapes, label, 16, word=len(marks) > 1))
-    scale = f"<span class=scale><span>{short(low)}</span><span>{short(high)}</span></span>"
+    # Zeros alone have no scale: any would be made up.
+    scale = "" if nothing else f"<span class=scale><span>{short(low)}</span><span>{short(high)}</span></span>"
     return f"<div class=plot>{''.join(rows)}{scale}</div>"
 
 

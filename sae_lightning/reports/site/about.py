@@ -30,6 +30,12 @@ SECTIONS = {
     "splitting": ("Splitting", "Features of a wide SAE that descend from one of a narrow SAE."),
     "contexts": ("Examples", "Where single features fire, with the text around it; every feature's page has its own."),
     "colouring": ("Coloured texts", "Whole texts, token by token; the page of texts shows them coloured."),
+    "compare": (
+        "Differences",
+        "Of each figure that two SAEs share, the difference on the same windows with its 95 % interval; shaded where "
+        "the interval does not hold 0.",
+    ),
+    "consistency": ("Consistency", "Features of two SAEs matched one to one by the cosine of decoder directions."),
     **{name: (name.replace("_", " ").capitalize(), text) for name, text in EVALUATED.items()},
 }
 

@@ -20,6 +20,7 @@ class Column:
     """A column: its key (also what a search names, ``density>0.01``), heading, kind and meaning.
 
     width: share of the table's width. first: the direction that a first click sorts in. minor: left out on a phone.
+    also: further names that a search may use.
     """
 
     key: str
@@ -29,9 +30,13 @@ class Column:
     width: float = 1.0
     first: Literal["up", "down"] = "down"
     minor: bool = True
+    also: tuple[str, ...] = ()
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+_FEATURE = Column("feature", "feature", "number", "number of the feature", 1.05, "up", False)
 
 
 def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[Sequence[str]]) -> list[Column]:
@@ -51,6 +56,7 @@ def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[S
             "n": reading.store.d_sae,
             "vocabulary": vocabulary.texts,
             "columns": {key: column(values) for key, values in numbers.items()},
+            "names": _names([_FEATURE, *named]),
             "lists": {
                 key: {"width": extent.tokens, "items": _flat(rows, extent.tokens, vocabulary)}
                 for key, rows in lists.items()
@@ -60,7 +66,7 @@ def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[S
     write_data(folder, "notes", {str(feature): text for feature, text in sorted(reading.notes.items()) if text})
     tokens = Column("tokens", "top tokens", "tokens", "different tokens among the strongest examples", 3.4, "up", False)
     last = Column("note", "note", "note", "notes given and written here", 2.0, "up")
-    shown = [Column("feature", "feature", "number", "number of the feature", 1.05, "up", False), tokens, *named]
+    shown = [_FEATURE, tokens, *named]
     if promoted is not None:
         shown.append(Column("promoted", "promotes", "tokens", "next tokens that it makes likelier", 3.0, "up"))
     return [*shown, last]
@@ -84,7 +90,7 @@ def _numbers(reading: Reading) -> tuple[dict[str, NDArray], list[Column]]:
             ),
             count / max(1, store.n_kept),
         ),
-        (Column("count", "tokens", "number", "tokens it is active on"), count),
+        (Column("count", "tokens", "number", "tokens it is active on", also=("firings",)), count),
         (
             Column("largest", "largest", "number", "largest activation", minor=False),
             np.where(fired, stats.largest, np.nan),
@@ -105,8 +111,17 @@ def _numbers(reading: Reading) -> tuple[dict[str, NDArray], list[Column]]:
         )
     if (r := reading.array("neuron_correlation", "neuron_correlation")) is not None:
         title = "largest |correlation| with a single neuron"
-        found.append((Column("neuron", "neuron r", "number", title, 0.9), np.abs(r)))
+        found.append((Column("neuron", "neuron r", "number", title, 0.9, also=("r", "correlation")), np.abs(r)))
     return {one.key: np.asarray(values) for one, values in found}, [one for one, _ in found]
+
+
+def _names(columns: Sequence[Column]) -> dict[str, str]:
+    """Return by every name that a search may use for a column of numbers, its key: keys before headings."""
+    found = {one.key: one.key for one in columns}
+    for one in columns:
+        for name in (one.label, *one.also):
+            found.setdefault(name.lower(), one.key)
+    return found
 
 
 def _alphabetical(text: str) -> tuple[str, str]:

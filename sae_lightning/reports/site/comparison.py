@@ -91,7 +91,9 @@ def _closest(
         counts, _ = np.histogram(np.clip(np.asarray(cosine)[there], -1, 1), steps)
         edges = [[float(low), float(high)] for low, high in pairwise(steps)]
         series.append({"name": f"{a} in {b}", "colour": number, "edges": edges, "counts": counts.tolist()})
-        alive = np.flatnonzero(there & (np.asarray(readings[a].store.stats.count) > 0))
+        # A feature that never fires is nothing to be found again, nor does it say what another one is.
+        fires = np.asarray(readings[b].store.stats.count) > 0
+        alive = np.flatnonzero(there & (np.asarray(readings[a].store.stats.count) > 0) & fires[np.asarray(index)])
         order = alive[np.argsort(-np.asarray(cosine)[alive], kind="stable")]
         for caption, chosen in (
             (f"Features of {a} that {b} has as well: the nearest", order[:_SHOWN]),
@@ -106,4 +108,4 @@ def _closest(
 
 def _table(caption: str, a: str, b: str, rows: list[list[Any]], folders: Mapping[str, str]) -> ShownTable:
     columns = [f"feature of {a}", f"feature of {b}", "cosine"]
-    return shown_table(caption, {"columns": columns, "rows": rows, "caption": caption}, folders)
+    return shown_table(caption, {"columns": columns, "rows": rows, "caption": caption}, folders, "closest")

@@ -27,7 +27,7 @@ def facts(reading: Reading) -> dict[str, str]:
         "data": plain(_scalars(said.get("data"))),
         "tokens read": f"{store.n_tokens:,} of {store.n_texts:,} texts"
         + (f"; {masked:,} of them left out by the mask ({masked / store.n_tokens:.2%})" if masked else ""),
-        "activations": f"{store.nnz:,} above 0, {store.nnz / max(1, store.n_kept):.4g} a token that counts",
+        "activations": f"{store.nnz:,} not 0, {store.nnz / max(1, store.n_kept):.4g} a token that counts",
         "store": str(store.path.name),
     }
     return {key: value for key, value in found.items() if value}

@@ -73,7 +73,8 @@ def _fired(
 ) -> dict[str, Any]:
     """Return where and how strongly a feature fires: numbers, histogram, examples."""
     count = int(store.stats.count[feature])
-    least, bins = _histogram(store.column(feature)[1])
+    values = store.column(feature)[1]
+    least, highest, bins = _histogram(values)
     shown = examples_of(
         store,
         feature,
@@ -97,8 +98,9 @@ def _fired(
         "count": count,
         "density": rounded(count / max(1, store.n_kept)),
         "mean": rounded(float(store.stats.total[feature]) / count) if count else None,
-        "most": rounded(float(store.stats.largest[feature])),
+        "most": rounded(float(np.abs(values).max(initial=0.0))),
         "least": least,
+        "highest": highest,
         "bins": bins,
         "top": packed(shown.top),
         "slices": [
@@ -109,14 +111,14 @@ def _fired(
     }
 
 
-def _histogram(values: NDArray[np.float32]) -> tuple[float | int | None, list[int]]:
-    """Return (where the first bin begins, counts of equal bins up to the largest activation)."""
+def _histogram(values: NDArray[np.float32]) -> tuple[float | int | None, float | int | None, list[int]]:
+    """Return (where the first bin begins, where the last one ends, counts of equal bins); 0 is always within."""
     if not len(values):
-        return 0, []
-    least = min(0.0, float(values.min()))
+        return 0, 0, []
+    least, highest = min(0.0, float(values.min())), max(0.0, float(values.max()))
     bins = int(np.clip(np.sqrt(len(values)), 8, _BINS))
-    counts, _ = np.histogram(values, bins, (least, max(float(values.max()), least + 1e-12)))
-    return rounded(least), counts.tolist()
+    counts, _ = np.histogram(values, bins, (least, max(highest, least + 1e-12)))
+    return rounded(least), rounded(highest), counts.tolist()
 
 
 def _packed(

@@ -48,10 +48,14 @@ class Comparison:
     closest: by (a, b), of each feature of a the feature of b with the nearest decoder direction, and their cosine:
              (int32 [F_a], -1 for none; float32 [F_a]).
     results: by comparative study (splitting, neighbourhoods, compare), what was found.
+    evaluation: what ``evaluation.json`` holds of all of them, under the readings' names, with its ``comparisons``:
+             differences, who stands best and what matched are from there. None: each reading's own evaluation, which
+             knows of no other, so that there are no such differences.
     """
 
     closest: Mapping[tuple[str, str], tuple[NDArray[np.integer], NDArray[np.floating]]] = field(default_factory=dict)
     results: Mapping[str, Result] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from sae_lightning.reports.site.about import about, heading, in_order
 from sae_lightning.reports.site.charts import HISTOGRAM, Chart, histograms
 from sae_lightning.reports.site.reading import Comparison, Reading
 from sae_lightning.reports.site.tables import ShownTable, shown_table
+from sae_lightning.reports.site.units import over
 from sae_lightning.studies.meaning import meaning
 
 # Studies of the evaluation whose pictures are made of lines and words; histograms become charts.
@@ -35,15 +36,22 @@ _KEY = (
     ("groundtruth", "mcc"),
 )
 
+#: What stands for a figure that was asked for and has no value.
+NO_VALUE = "–"
+
 
 @dataclass(frozen=True)
 class Row:
-    """One metric: of each SAE (value, interval, a word about how it stands); of two, their difference."""
+    """One metric: of each SAE (value, interval, a word about how it stands); of two, their difference.
+
+    over: on how much it was measured; of SAEs that differ in that, each one's number.
+    """
 
     metric: str
     meaning: str
     values: tuple[tuple[float | None, str, str, str, int], ...]  # value, shown, interval, word, tokens
     difference: tuple[str, str, bool] | None = None  # shown, interval, surely one
+    over: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Card:
-    """A key figure: what it is, where it is from, its value (of one SAE) and its picture, HTML that is safe."""
+    """A key figure: what it is, where it is from, its value (of one SAE) and its picture, HTML that is safe.
+
+    over: on how much it was measured. note: why there is no value, where there is none.
+    """
 
     metric: str
     study: str
@@ -70,23 +81,26 @@ class Card:
     shown: str
     interval: str
     picture: str
-    tokens: int
+    over: str
+    note: str = ""
 
 
 def gathered(readings: Mapping[str, Reading], comparison: Comparison | None = None) -> dict[str, Any]:
-    """Return everything that was found in the form of ``evaluation.json``, which reports/evaluation_data.py reads."""
-    saes = {name: {"studies": _studies(name, reading)} for name, reading in readings.items()}
-    together = {} if comparison is None else {name: r.to_json() for name, r in comparison.results.items()}
-    for reading in readings.values():
-        for name, found in ((reading.evaluation or {}).get("comparisons") or {}).items():
-            together.setdefault(name, found)
-    return {"saes": saes, "comparisons": together}
+    """Return everything that was found in the form of ``evaluation.json``, which reports/evaluation_data.py reads.
+
+    What several SAEs were asked together is from the comparison; a reading's own evaluation is of its SAE alone.
+    """
+    whole = (comparison.evaluation if comparison else None) or {}
+    saes = {name: {"studies": _studies(name, reading, whole)} for name, reading in readings.items()}
+    together = {name: result.to_json() for name, result in comparison.results.items()} if comparison else {}
+    return {"saes": saes, "comparisons": {**(whole.get("comparisons") or {}), **together}}
 
 
-def _studies(name: str, reading: Reading) -> dict[str, Any]:
+def _studies(name: str, reading: Reading, whole: Mapping[str, Any]) -> dict[str, Any]:
     evaluated = (reading.evaluation or {}).get("saes") or {}
     only = next(iter(evaluated.values())) if len(evaluated) == 1 else {}
-    studies = dict(evaluated.get(name, only).get("studies") or {})
+    mine = (whole.get("saes") or {}).get(name) or evaluated.get(name, only)
+    studies = dict(mine.get("studies") or {})
     return {**studies, **{study: result.to_json() for study, result in reading.results.items()}}
 
 
@@ -96,8 +110,13 @@ def cards(found: dict[str, Any]) -> list[Card]:
     out: dict[str, Card] = {}
     for study, metric in _KEY:
         figures = {name: data.figure(found, name, study, metric) for name in names}
-        there = {name: f for name, f in figures.items() if f is not None and f.value is not None}
-        if metric in out or not there:
+        there = {name: f for name, f in figures.items() if f is not None}
+        if not there or (metric in out and out[metric].shown != NO_VALUE):
+            continue
+        known = {name: f for name, f in there.items() if f.value is not None}
+        note = _why(found, [name for name in there if name not in known], study)
+        if not known:
+            out.setdefault(metric, Card(metric, study, meaning(metric), NO_VALUE, "", "", "", note))
             continue
         words = data.standing(found, study, metric)
         several = len(names) > 1
@@ -105,9 +124,20 @@ def cards(found: dict[str, Any]) -> list[Card]:
         first = next(iter(there.values()))
         picture = whiskers(marks, metric) if several or (first.interval and first.low != first.high) else ""
         shown, interval = ("", "") if several else (data.short(first.value), first.interval)
-        tokens = max(f.tokens for f in there.values())
-        out[metric] = Card(metric, study, meaning(metric), shown, interval, picture, tokens)
+        measured = over(study, {name: f.tokens for name, f in known.items()})
+        out[metric] = Card(metric, study, meaning(metric), shown, interval, picture, measured, note)
     return list(out.values())
+
+
+def _why(found: dict[str, Any], without: Sequence[str], study: str) -> str:
+    """Return why a figure of these SAEs has no value: what the study notes, if it notes anything."""
+    said: dict[str, str] = {}
+    for name in without:
+        notes = found["saes"][name]["studies"][study].get("notes") or ["no value on what was read"]
+        said[name] = "; ".join(str(note) for note in notes)
+    if len(without) == len(found["saes"]) and len(set(said.values())) == 1:
+        return said[without[0]]
+    return "; ".join(f"{name}: {note}" for name, note in said.items())
 
 
 def sections(found: dict[str, Any], extra: Mapping[str, Chart], tables: bool = True) -> list[Section]:
@@ -132,7 +162,8 @@ def sections(found: dict[str, Any], extra: Mapping[str, Chart], tables: bool = T
         notes: list[str] = []
         pictures = ""
         for name, (number, result) in results.items() if tables else ():
-            shown += [shown_table(k, t) for k, t in result.get("tables", {}).items() if not k.endswith(HISTOGRAM)]
+            listed = {k: t for k, t in result.get("tables", {}).items() if not k.endswith(HISTOGRAM)}
+            shown += [shown_table(k, t, study=study) for k, t in listed.items()]
             notes += [str(note) for note in result.get("notes", ())]
             pictures += PICTURES[study](result, name, number) if study in _DRAWN else ""
         rows = tuple(row(found, study, metric) for metric in data.metrics(found, study))
@@ -158,12 +189,13 @@ def row(found: dict[str, Any], study: str, metric: str) -> Row:
     words = data.standing(found, study, metric)
     figures = [data.figure(found, name, study, metric) for name in names]
     values = tuple(
-        (None, "", "", "", 0)
+        (None, "" if figure is None else NO_VALUE, "", "", 0)
         if figure is None or figure.value is None
         else (figure.value, data.short(figure.value), figure.interval, words.get(name, ""), figure.tokens)
         for name, figure in zip(names, figures, strict=True)
     )
-    return Row(metric, meaning(metric), values, _difference(found, study, metric, names, figures))
+    measured = over(study, [figure.tokens for figure in figures if figure is not None and figure.value is not None])
+    return Row(metric, meaning(metric), values, _difference(found, study, metric, names, figures), measured)
 
 
 def _difference(
@@ -191,13 +223,15 @@ def together(found: dict[str, Any], folders: Mapping[str, str]) -> list[Section]
     out = []
     for study in in_order(list(found["comparisons"])):
         result = found["comparisons"][study]
-        estimates = result.get("estimates", {})
+        # Differences have a table that says more of each.
+        estimates = {} if study == data.COMPARE else result.get("estimates", {})
         rows = []
         for name, value in estimates.items():
             figure = data.Figure(**value)
-            shown = (figure.value, data.short(figure.value), figure.interval, "", figure.tokens)
-            rows.append(Row(name, meaning(name), (shown,)))
-        tables = tuple(shown_table(k, t, folders) for k, t in result.get("tables", {}).items())
+            there = figure.value is not None
+            shown = (figure.value, data.short(figure.value) if there else NO_VALUE, figure.interval, "", figure.tokens)
+            rows.append(Row(name, meaning(name), (shown,), over=over(study, [figure.tokens])))
+        tables = tuple(shown_table(k, t, folders, study) for k, t in result.get("tables", {}).items())
         notes = tuple(str(note) for note in result.get("notes", ()))
         out.append(Section(study, heading(study), about(study), tuple(rows), (), tables, notes))
     return out

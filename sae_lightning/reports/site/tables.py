@@ -7,8 +7,8 @@ from typing import Any
 
 from sae_lightning.reports.evaluation_data import short
 from sae_lightning.reports.evaluation_sections import MOST_ROWS
+from sae_lightning.reports.site.headings import column_meaning
 from sae_lightning.studies.evaluation.compare import NO_INTERVAL, SAME
-from sae_lightning.studies.meaning import meaning
 from sae_lightning.studies.study import Cell
 
 #: Columns whose whole numbers are features of the SAE that is read.
@@ -53,11 +53,13 @@ class ShownTable:
         return more if self.total > len(self.rows) else ""
 
 
-def shown_table(name: str, found: Mapping[str, Any], folders: Mapping[str, str] | None = None) -> ShownTable:
+def shown_table(
+    name: str, found: Mapping[str, Any], folders: Mapping[str, str] | None = None, study: str = ""
+) -> ShownTable:
     """Return one table of a result (``Result.to_json``'s form).
 
     folders: on a page of several SAEs, each one's folder, where features lead to; whose they are is said by the columns
-    (``_owners``). None: they are the page's own SAE's.
+    (``_owners``). None: they are the page's own SAE's. study: whose table it is, which says what its columns mean.
     """
     columns: list[str] = list(found["columns"])
     rows: list[Sequence[Cell]] = found["rows"]
@@ -71,7 +73,7 @@ def shown_table(name: str, found: Mapping[str, Any], folders: Mapping[str, str] 
             continue
         at = len(heads)
         numeric = any(row[at].number is not None for row in cells)
-        heads.append(("in its text" if place == around else column, meaning(column), numeric))
+        heads.append(("in its text" if place == around else column, column_meaning(study, column), numeric))
     return ShownTable(
         caption=str(found.get("caption") or name),
         heads=tuple(heads),

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_lightning.reports.site import Reading, write_site
+from sae_lightning.reports.site import Reading
 from tests.reports.site.browser import Browser
-from tests.reports.site.example_reading import EVIL, example_comparison, example_reading
+from tests.reports.site.example_reading import EVIL
 
 ROWS = "#grid tr.item"
 FIRST = f"{ROWS} a"
@@ -171,15 +171,6 @@ def test_a_feature_shows_where_it_fires_and_its_neighbours_are_a_click_away(
     chromium.until(f"return document.documentElement.dataset.ready === 'feature {wanted}'")
 
 
-def test_a_dead_feature_and_one_that_is_not_there_say_so(chromium: Browser, site: Path) -> None:
-    chromium.open(site / "feature.html", "feature 1", "?f=1")
-    assert "fires on none of the tokens" in chromium.text("#examples")
-    for wrong in ("?f=70", "?f=-1", "?f=x", "?f=1e3", "?f=<img>"):
-        chromium.driver.get((site / "feature.html").as_uri() + wrong)
-        chromium.until("return document.querySelector('[role=alert]')?.textContent.includes('0 to 69')")
-    chromium.console()  # the page tells the console as well
-
-
 def test_what_is_copied_is_the_source(chromium: Browser, site: Path) -> None:
     chromium.open(site / "texts.html")
     chromium.until("return document.documentElement.dataset.ready?.startsWith('text 0')")
@@ -301,23 +292,3 @@ def test_every_control_has_a_name_and_every_page_its_landmarks(chromium: Browser
         assert chromium.run("return new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size") == len(
             chromium.all("[id]")
         )
-
-
-def test_two_saes_side_by_side_lead_into_each_other(chromium: Browser, tmp_path: Path) -> None:
-    readings = [
-        example_reading(tmp_path, "narrow", features=40),
-        example_reading(tmp_path, "wide", features=60, seed=1),
-    ]
-    joined = example_comparison(readings)
-    out = write_site(tmp_path / "report", readings, compare=joined, show_progress=False)
-    chromium.open(out / "index.html", "overview")
-    for place in ("[data-chart=closest]", "#map-figure", "[data-chart=density-density_histogram]"):
-        chromium.run("document.querySelector(arguments[0]).scrollIntoView()", place)
-        chromium.until(f"return document.querySelector(`{place} .plotly-place.drawn`)")
-    assert len(chromium.all("#map-figure .legend .traces")) == 2
-    index = joined.closest["narrow", "wide"][0]
-    feature = int(np.flatnonzero(index >= 0)[3])
-    chromium.open(out / "narrow" / "feature.html", f"feature {feature}", f"?f={feature}")
-    chromium.one("#closest a").click()
-    chromium.until(f"return document.documentElement.dataset.ready === 'feature {index[feature]}'")
-    assert "/wide/feature.html" in chromium.driver.current_url

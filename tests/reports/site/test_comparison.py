@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from sae_lightning.core import Estimate
+from sae_lightning.reports.evaluation_data import short
 from sae_lightning.reports.site import Comparison, Reading, write_site
+from sae_lightning.reports.site.comparison import _closest
 from sae_lightning.reports.site.features import PER_FILE
 from sae_lightning.reports.site.sections import gathered, row
 from sae_lightning.reports.site.tables import shown_table
 from sae_lightning.studies.evaluation.compare import COLUMNS
 from sae_lightning.studies.study import Result, Table
+from tests.reports.example_evaluation import evaluation
 from tests.reports.site.data import read_data, read_feature
 from tests.reports.site.example_reading import EVIL, example_comparison, example_reading
 from tests.reports.site.test_site import PAGES, read
@@ -85,6 +88,52 @@ def test_a_difference_has_its_interval_and_its_sign(readings: list[Reading]) -> 
     assert row(gathered({"a": a, "b": b}, compare), "s", "m").difference == ("3", "[1, 4]", True)
     assert row(gathered({"b": b, "a": a}, compare), "s", "m").difference == ("-3", "[-4, -1]", True)
     assert row(gathered({"a": a, "b": b}), "s", "m").difference == ("3", "", False)
+
+
+def test_the_whole_evaluation_gives_differences_standing_and_what_matched(
+    readings: list[Reading], tmp_path: Path
+) -> None:
+    whole = evaluation(2)
+    a, b = names = list(whole["saes"])
+    for name, tokens in zip(names, (1111, 2222), strict=True):
+        for study in whole["saes"][name]["studies"].values():
+            for estimate in study["estimates"].values():
+                estimate["tokens"] = tokens
+    pair = [Reading(name, readings[0].store, readings[0].results) for name in names]
+    out = write_site(tmp_path / "r", pair, compare=Comparison(evaluation=whole), show_progress=False)
+    text = read((out / "index.html").read_text(encoding="utf-8")).text
+    rows = [
+        dict(zip(COLUMNS, r, strict=True)) for r in whole["comparisons"]["compare"]["tables"]["differences"]["rows"]
+    ]
+    assert rows
+    found = gathered({r.name: r for r in pair}, Comparison(evaluation=whole))
+    for one in rows:
+        shown = row(found, one["study"], one["metric"])
+        assert shown.difference is not None
+        assert shown.difference[1] == f"[{short(-one['high'])}, {short(-one['low'])}]"
+        assert shown.difference[1] in text
+        assert shown.over == f"1,111 and 2,222 {'rows' if one['study'] == 'groundtruth' else 'tokens'}"
+    assert "indistinguishable" in text
+    assert "≈ best" in text
+    assert "1,111 (sae 0), 2,222 (sae 1) tokens" in text
+    for words in ("Differences", "Consistency"):
+        assert f"\n{words}\n" in text, words
+    assert f"consistency_cosine/{a} ~ {b}" in text
+    assert "4,096 features" in text
+
+
+def test_a_feature_that_never_fires_is_nothing_to_be_found_again(readings: list[Reading]) -> None:
+    a, b = readings
+    dead = int(np.flatnonzero(np.asarray(b.store.stats.count) == 0)[0])
+    index, cosine = np.full(40, 3, np.int32), np.linspace(0, 1, 40, dtype=np.float32)
+    index[::2] = dead
+    found = _closest(
+        Comparison({(a.name, b.name): (index, cosine)}), {r.name: r for r in readings}, {a.name: "a", b.name: "b"}
+    )
+    assert found is not None
+    pairs = [[cell.number for cell in cells[:2]] for table in found["tables"] for cells in table.rows]
+    assert pairs
+    assert {other for _, other in pairs} == {"3"}
 
 
 def test_columns_named_after_an_sae_lead_into_its_folder() -> None:

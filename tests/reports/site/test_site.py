@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_lightning.core import UserError
+from sae_lightning.core import Estimate, UserError
 from sae_lightning.reports.site import Extent, Reading, write_site
 from sae_lightning.reports.site.features import PER_FILE
+from sae_lightning.reports.site.sections import cards, gathered
 from sae_lightning.reports.site.shell import folder_names, palette, plotly_script
+from sae_lightning.studies.study import Result
 from tests.reports.reader import Reader
 from tests.reports.site.data import read_data, read_feature
 from tests.reports.site.example_reading import EVIL, FEATURES, example_reading
@@ -231,8 +233,33 @@ def test_a_feature_that_fires_below_zero_has_a_histogram_of_all(tmp_path: Path) 
     store = planted_store(tmp_path, d_sae=4, dense=dense).store
     out = write_site(tmp_path / "report", [Reading("signed", store)], show_progress=False)
     found, _ = read_feature(out, 2, PER_FILE)
-    assert found["least"] == pytest.approx(float(store.column(2)[1].min()), rel=1e-3)
+    values = store.column(2)[1]
+    assert found["least"] == pytest.approx(float(values.min()), rel=1e-3)
+    assert found["highest"] == pytest.approx(float(values.max()), rel=1e-3)
+    assert found["most"] == pytest.approx(float(np.abs(values).max()), rel=1e-3)
     assert sum(found["bins"]) == found["count"]
+    assert f"{store.nnz:,} not 0" in read(pages(out)["index.html"]).text
+
+
+def test_cards_of_zeros_and_of_nothing_claim_no_scale(tmp_path: Path, reading: Reading) -> None:
+    def one(name: str, n: int) -> Reading:
+        zero, none = Estimate(0.0, 0.0, 0.0, n), Estimate(None, None, None, 0)
+        results = {
+            "density": Result({"dead": zero, "rare": zero, "dense_share": Estimate(1e-4, 0.0, 9e-4, n)}),
+            "completeness": Result({"covered": none}, notes=("no store: why not",)),
+        }
+        return Reading(name, reading.store, results)
+
+    for names in (["a"], ["a", "b"]):
+        found = {card.metric: card for card in cards(gathered({name: one(name, 9) for name in names}))}
+        assert "class=scale" not in found["dead"].picture + found["rare"].picture
+        assert "<span>-" not in found["dense_share"].picture
+        assert found["covered"].shown == "–"
+        assert "no store: why not" in found["covered"].note
+        out = write_site(tmp_path / "-".join(names), [one(name, 9) for name in names], show_progress=False)
+        text = read(pages(out)["index.html"]).text
+        assert "no store: why not" in text
+        assert "9 tokens" in text
 
 
 def test_readings_of_two_seeds_differ(tmp_path: Path) -> None:

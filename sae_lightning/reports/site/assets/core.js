@@ -82,8 +82,11 @@ const SAE = (() => {
   }
   const exportNotes = () => save(`notes-${site.slug}.json`, JSON.stringify(notes.all(), null, 2) + '\n');
 
+  /* What was said of an earlier page's failure goes when there is something to show again. */
+  const clear = () => document.querySelectorAll('#main > .failed[role=alert]').forEach(said => said.remove());
   function failed(error) {
     console.error(error);
+    clear();
     document.getElementById('main').prepend(make('p', {class: 'failed', role: 'alert'}, String(error.message ?? error)));
   }
 
@@ -106,11 +109,11 @@ const SAE = (() => {
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { showTheme(); repaint(); });
   showTheme();
 
-  /* Keys: pages add their own; none while something is typed or a modifier is down. */
+  /* Keys: pages add their own; none while something is typed, a modifier is down or a dialog is open. */
   const keys = new Map();
   const typing = target => target instanceof HTMLElement && (target.isContentEditable || /^(INPUT|TEXTAREA|SELECT)$/.test(target.tagName));
   document.addEventListener('keydown', event => {
-    if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target)) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || typing(event.target) || document.querySelector('dialog[open]')) return;
     const act = keys.get(event.key);
     if (act) { event.preventDefault(); act(event); }
   });
@@ -119,5 +122,5 @@ const SAE = (() => {
   keys.set('?', () => help.showModal());
   document.getElementById('keys').addEventListener('click', () => help.showModal());
 
-  return {site, load, data, notes, session, short, percent, whole, make, at, link, outside, save, exportNotes, failed, dark, keys, typing};
+  return {site, load, data, notes, session, short, percent, whole, make, at, link, outside, save, exportNotes, failed, clear, dark, keys, typing};
 })();

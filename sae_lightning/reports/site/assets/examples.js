@@ -36,15 +36,15 @@ SAE.examples = (() => {
   const list = (packed, vocabulary, most) => make('ol', {class: 'examples'}, ...packed.map(each => one(each, vocabulary, most)));
 
   function show(place, feature, vocabulary) {
-    const parts = [], most = feature.most;
+    const parts = [], most = feature.most, of = feature.least < 0 ? '|activation| ' : '';
     const head = (text, id) => make('h2', {id}, text);
     if (!feature.top.length) parts.push(make('p', {class: 'quiet'}, 'This feature fires on none of the tokens of the store.'));
     else {
       parts.push(head('Strongest examples', 'top'), list(feature.top, vocabulary, most));
       if (feature.slices.length) {
-        parts.push(head('Across its range', 'range'), make('p', {class: 'quiet small'}, 'Drawn at random from equal slices of the range of its activations.'));
+        parts.push(head('Across its range', 'range'), make('p', {class: 'quiet small'}, `Drawn at random from equal slices of the range of its ${of ? '|activations|' : 'activations'}.`));
         for (const {low, high, examples} of feature.slices) {
-          parts.push(make('h3', {class: 'group'}, `${short(low, 3)} to ${short(high, 3)}`));
+          parts.push(make('h3', {class: 'group'}, `${of}${short(low, 3)} to ${short(high, 3)}`));
           parts.push(examples.length ? list(examples, vocabulary, most) : make('p', {class: 'quiet small'}, 'none'));
         }
       }

@@ -43,7 +43,7 @@
   }
 
   function stats(found) {
-    const rows = [['active on', percent(found.density), 'of tokens'], ['tokens', whole.format(found.count), ''], ['largest', short(found.most, 4), ''], ['mean when active', short(found.mean, 4), '']];
+    const rows = [['active on', percent(found.density), 'of tokens'], ['tokens', whole.format(found.count), ''], [found.least < 0 ? 'largest |activation|' : 'largest', short(found.most, 4), ''], ['mean when active', short(found.mean, 4), '']];
     if (found.neuron) rows.push(['nearest neuron', `layer ${found.neuron[0]}, neuron ${whole.format(found.neuron[1])}`, `r ${short(found.neuron[2], 2)}`]);
     by('stats').replaceChildren(...rows.map(([name, value, unit]) => make('div', {}, make('dt', {}, name), make('dd', {}, value, ' ', make('small', {}, unit)))));
   }
@@ -51,11 +51,11 @@
   function histogram(found) {
     part('activations', found.bins.length > 0);
     if (!found.bins.length) return;
-    const step = (found.most - found.least) / found.bins.length;
+    const step = (found.highest - found.least) / found.bins.length;
     const edges = found.bins.map((_, i) => [found.least + i * step, found.least + (i + 1) * step]);
     const chart = {series: [{name: 'tokens', colour: 0, edges, counts: found.bins}], x: 'activation', y: 'tokens (log)', unit: 'tokens', log: true};
     const figure = by('activations').querySelector('figure');
-    figure.querySelector('.plotly-place').setAttribute('aria-label', `Histogram of ${whole.format(found.count)} activations from ${short(found.least)} to ${short(found.most)}, mean ${short(found.mean)}`);
+    figure.querySelector('.plotly-place').setAttribute('aria-label', `Histogram of ${whole.format(found.count)} activations from ${short(found.least)} to ${short(found.highest)}, mean ${short(found.mean)}`);
     charts.draw(figure, () => charts.histogram(chart));
   }
 
@@ -80,17 +80,20 @@
     back.href = inList ? `features.html${state.list.back}` : 'features.html';
     back.textContent = inList ? text : 'All features';
   }
-  for (const id of ['before', 'after']) by(id).addEventListener('click', event => { if (event.currentTarget.dataset.to !== '') go(Number(event.currentTarget.dataset.to)); });
+  for (const id of ['before', 'after']) by(id).addEventListener('click', event => { if (event.currentTarget.dataset.to) go(Number(event.currentTarget.dataset.to)); });
   keys.set('n', () => by('after').click());
   keys.set('p', () => by('before').click());
   keys.set('ArrowRight', () => by('after').click());
   keys.set('ArrowLeft', () => by('before').click());
-  keys.set('e', () => field.focus());
+  keys.set('e', () => { if (!by('feature').hidden) field.focus(); });
 
   async function show(feature) {
     state.feature = feature;
     if (!Number.isInteger(feature) || feature < 0 || feature >= site.d_sae) {
       by('feature').hidden = true;
+      for (const id of ['before', 'after']) { by(id).disabled = true; by(id).dataset.to = ''; }
+      delete document.documentElement.dataset.ready;
+      document.title = `No such feature: ${site.name}`;
       SAE.failed(new Error(`There is no such feature: this SAE has features 0 to ${site.d_sae - 1}.`));
       return;
     }
@@ -98,6 +101,8 @@
     const [chunk] = await Promise.all([SAE.load(`features/${String(file).padStart(5, '0')}`), notes.load()]);
     if (state.feature !== feature) return;  // somebody went on meanwhile
     const found = chunk.features[feature - file * site.features_per_file], {vocabulary} = chunk;
+    SAE.clear();
+    by('feature').hidden = false;
     document.title = `Feature ${feature}: ${site.name}`;
     by('number').textContent = feature;
     by('tokens').replaceChildren(words(found.tokens, vocabulary));
@@ -110,6 +115,7 @@
     related('partners', found.partners, [['tokens', 'on which both fire'], ['Jaccard', 'both over either'], ['PMI', 'pointwise mutual information, nats'], ['r', 'correlation of activations']], vocabulary);
     cluster(found.cluster);
     closest(found.closest);
+    by('feature').classList.toggle('signed', found.least < 0);
     SAE.examples.show(by('examples'), found, vocabulary);
     steps();
     document.documentElement.dataset.ready = `feature ${feature}`;

@@ -2,14 +2,20 @@
 'use strict';
 SAE.index = (() => {
   const {notes} = SAE;
-  /* density>0.01, cluster=3, count<100: a column's key, a sign, a number. */
-  const condition = /^([a-z_]+)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)(%?)$/i;
+  /* density>1%, cluster=3, active on<0.1, count>1,000: a column's name, a sign, a number; none yet: being typed. */
+  const sign = '(<=|>=|<|>|=)', number = '([-+]?[\\d.,_]*(?:e[-+]?\\d+)?)(%?)';
+  const unknown = new RegExp(`^([a-z_|][a-z_| ]*)${sign}${number.replace('*', '+')}$`);
+  const escaped = text => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
   const signs = {'<': (a, b) => a < b, '>': (a, b) => a > b, '<=': (a, b) => a <= b, '>=': (a, b) => a >= b, '=': (a, b) => a === b};
 
   class Index {
     constructor(found) {
       this.n = found.n;
       this.vocabulary = found.vocabulary;
+      /* By what a search may call a column of numbers, its key; longer names are looked for first. */
+      this.names = new Map(Object.entries(found.names));
+      const names = [...this.names.keys()].sort((a, b) => b.length - a.length).map(escaped);
+      this.condition = new RegExp(`"[^"]*"?|(?<!\\S)(${names.join('|')}) ?${sign} ?${number}(?!\\S)`, 'g');
       this.columns = new Map();
       for (const [key, values] of Object.entries(found.columns)) {
         this.columns.set(key, Float64Array.from(values, value => value === null ? NaN : value));
@@ -87,16 +93,25 @@ SAE.index = (() => {
       return out;
     }
 
-    /* Returns what tells whether a feature matches: every word of the query must be found. */
-    matcher(query) {
+    /* Returns {tests, problem}: what every feature found must pass, and what is wrong with the query, in words. */
+    #parse(query) {
       const tests = [];
-      for (const found of query.toLowerCase().matchAll(/"([^"]+)"?|(\S+)/g)) {
+      let problem = '';
+      const words = query.toLowerCase().replace(this.condition, (found, name, sign, said, percent) => {
+        if (name === undefined) return found;  // in quotes
+        if (said === '') return ' ';
+        const values = this.columns.get(this.names.get(name)), compare = signs[sign];
+        const plain = /^[-+]?\d{1,3}([,_]\d{3})+(?!\d)/.test(said) ? said.replace(/[,_]/g, '') : said;
+        const limit = Number(plain) / (percent ? 100 : 1);
+        if (Number.isNaN(limit)) problem ||= `“${said}” is no number: write 1000, 1,000, 0.5, 1e-3 or 5%.`;
+        tests.push(i => compare(values[i], limit));
+        return ' ';
+      });
+      for (const found of words.matchAll(/"([^"]+)"?|(\S+)/g)) {
         const word = found[1] ?? found[2];
-        const asked = found[1] === undefined ? condition.exec(word) : null;
-        if (asked && this.columns.has(asked[1])) {
-          const values = this.columns.get(asked[1]), compare = signs[asked[2]];
-          const limit = Number(asked[3]) / (asked[4] ? 100 : 1);
-          tests.push(i => compare(values[i], limit));
+        const asked = found[1] === undefined ? unknown.exec(word) : null;
+        if (asked) {
+          problem ||= `No column of numbers is called “${asked[1]}”. There are: ${[...new Set(this.names.values())].join(', ')}; a text stands in quotes.`;
         } else if (/^#?\d+$/.test(word)) {
           const number = Number(word.replace('#', ''));
           tests.push(word[0] === '#' ? i => i === number : i => i === number || this.words[i].includes(word) || this.noted[i].includes(word));
@@ -104,6 +119,16 @@ SAE.index = (() => {
           tests.push(i => this.words[i].includes(word) || this.noted[i].includes(word));
         }
       }
+      return {tests, problem};
+    }
+
+    /* What is wrong with a query; empty where nothing is. */
+    problem(query) { return this.#parse(query).problem; }
+
+    /* Returns what tells whether a feature matches: every word and condition of the query must hold; null for none. */
+    matcher(query) {
+      const {tests, problem} = this.#parse(query);
+      if (problem) return () => false;
       return tests.length ? i => tests.every(test => test(i)) : null;
     }
 

@@ -38,7 +38,7 @@ SAE.map = (() => {
         const marker = {...colours(mine, key, kind, g), ...(hit ? {size: hit.map(h => h ? 2 * size : size), opacity: hit.map(h => h ? 1 : 0.1)} : {size, opacity: 0.8})};
         return {type, mode: 'markers', name: group.name, x: mine.map(p => p.x), y: mine.map(p => p.y), marker, customdata: mine.map(p => p.feature), hovertext: mine.map(label), hoverinfo: 'text'};
       });
-      found.textContent = field.value.trim() ? `${whole.format(hits)} found` : '';
+      found.textContent = indices[0].problem(field.value) || !field.value.trim() ? indices[0].problem(field.value) : `${whole.format(hits)} found`;
       const axis = {showgrid: false, zeroline: false, showticklabels: false, showline: false, label: ''};
       const bar = {thickness: 10, len: 0.6, outlinewidth: 0, tickfont: {color: charts.colour('quiet')}, title: {text: kind === 'log' ? `log10 ${key}` : key, font: {size: 11}}};
       return {data, layout: {xaxis: axis, yaxis: {...axis, scaleanchor: 'x'}, margin: {l: 8, r: 8, t: 8, b: 8}, hovermode: 'closest', dragmode: 'pan', showlegend: several,

@@ -7,7 +7,7 @@ SAE.table = (() => {
   const heads = [...table.tHead.rows[0].cells];
   const columns = heads.map(head => ({...head.dataset, minor: head.classList.contains('minor')}));
   const MARGIN = 8;
-  const state = {index: null, rows: new Uint32Array(0), key: 'feature', descending: false, active: 0, first: -1, last: -1, height: 34};
+  const state = {index: null, rows: new Uint32Array(0), key: 'feature', descending: false, active: 0, first: -1, last: -1, height: 34, problem: ''};
 
   function cell(column, feature) {
     const {index} = state;
@@ -50,7 +50,7 @@ SAE.table = (() => {
     for (let place = first; place < last; place++) lines.push(row(place));
     if (first > 0) lines.unshift(space(first));
     if (last < state.rows.length) lines.push(space(state.rows.length - last));
-    if (!state.rows.length) lines.push(make('tr', {}, make('td', {class: 'empty', colspan: across()}, 'No feature matches. Words are looked for in top tokens, promoted tokens and notes.')));
+    if (!state.rows.length) lines.push(make('tr', {}, make('td', {class: 'empty', colspan: across()}, state.problem || 'No feature matches. Words are looked for in top tokens, promoted tokens and notes.')));
     body.replaceChildren(...lines);
     if (focused) linkAt(state.active)?.focus({preventScroll: true});
   }
@@ -59,13 +59,13 @@ SAE.table = (() => {
   /* Everything that changes what is shown goes through here. */
   function update({query = field.value, key = state.key, descending = state.descending} = {}) {
     if (!state.index) return;
-    Object.assign(state, {key, descending, active: 0});
+    Object.assign(state, {key, descending, active: 0, problem: state.index.problem(query)});
     let rows = state.index.find(query, key, descending);
     if (alive.checked) { const fired = state.index.columns.get('count'); rows = rows.filter(feature => fired[feature] > 0); }
     state.rows = rows;
     table.setAttribute('aria-rowcount', rows.length + 1);
     heads.forEach(head => head.dataset.key === key ? head.setAttribute('aria-sort', descending ? 'descending' : 'ascending') : head.removeAttribute('aria-sort'));
-    count.textContent = rows.length === site.d_sae ? `${whole.format(site.d_sae)} features` : `${whole.format(rows.length)} of ${whole.format(site.d_sae)} features`;
+    count.textContent = state.problem ? state.problem : rows.length === site.d_sae ? `${whole.format(site.d_sae)} features` : `${whole.format(rows.length)} of ${whole.format(site.d_sae)} features`;
     grid.scrollTop = 0;
     draw(true);
     const said = new URLSearchParams({...(query ? {q: query} : {}), sort: key, ...(descending ? {down: 1} : {}), ...(alive.checked ? {alive: 1} : {})});

@@ -12,6 +12,7 @@
     const pieces = found.pieces.map(i => found.vocabulary[i]), values = new Array(pieces.length).fill(0), masked = new Array(pieces.length).fill(false);
     const sparse = found.active.find(([f]) => f === state.feature)?.[1] ?? [];
     for (let i = 0; i < sparse.length; i += 2) values[sparse[i]] = sparse[i + 1];
+    by('main').classList.toggle('signed', found.active.some(([, pairs]) => pairs.some((value, i) => i % 2 && value < 0)));
     for (const i of found.masked) masked[i] = true;
     const most = feature?.[1] ?? 1;
     by('full').textContent = feature ? `${short(most)}, the largest activation of feature ${state.feature}` : 'no feature is active on these texts';

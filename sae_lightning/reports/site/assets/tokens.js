@@ -58,20 +58,22 @@ SAE.tokens = (() => {
   const token = text => make('span', {class: 'token', title: exact(text)}, ...shown(text, 'edges'));
   const list = texts => make('span', {class: 'tokens'}, ...texts.map(token));
 
-  /* A stretch of text. values: activations, of the same length; most: the activation of the fullest colour; peak: the
+  /* A stretch of text. values: activations, of the same length; most: the |activation| of the fullest colour, which
+     is another for values below 0; peak: the
      token it is about; masked: which are left out by the mask. */
   function run(pieces, values, most, {peak = -1, masked = null, place = null} = {}) {
     const line = make('p', {class: 'run', dir: 'auto'});
     pieces.forEach((text, i) => {
       const value = values[i] ?? 0;
       const classes = ['tok'];
-      if (value > 0) classes.push('on');
+      if (value !== 0) classes.push('on');
+      if (value < 0) classes.push('neg');
       if (i === peak) classes.push('peak');
       if (masked?.[i]) classes.push('masked');
       const span = make('span', {class: classes.join(' ')}, ...shown(text));
-      if (value > 0 || i === peak) {
+      if (value !== 0 || i === peak) {
         const where = place ? `, ${place(i)}` : '';
-        span.style.setProperty('--a', most > 0 ? Math.min(1, value / most).toFixed(3) : 0);
+        span.style.setProperty('--a', most > 0 ? Math.min(1, Math.abs(value) / most).toFixed(3) : 0);
         span.title = `${exact(text)}: activation ${short(value)}${where}`;
         span.setAttribute('role', 'img');
         span.setAttribute('aria-label', `${text.trim() === '' ? exact(text) : text.trim()}, activation ${short(value)}`);
