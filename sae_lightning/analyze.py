@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from sae_lightning import command
 from sae_lightning.config import AnalyzeConfig, validate
+from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import write_json
 
 logger = logging.getLogger("sae_lightning.analyze")
@@ -27,6 +28,11 @@ def analyze(config: AnalyzeConfig, out: Path, asked: frozenset[str] = frozenset(
 
     # Whether all can be read, and the report written, shows before anything is asked.
     check_replaceable(out)
+    for store in config.stores:
+        if out.resolve().is_relative_to(Path(store).expanduser().resolve()):
+            raise UserError(f"out={out}: lies in the store {store}; give a folder of its own")
+    if not config.report and (out / "index.html").exists():
+        raise UserError(f"out={out}: holds a report, whose pages would tell another story; give another folder")
     notes = [
         read_notes(path, FeatureStore.open(store).d_sae)
         for store, path in zip(config.stores, config.of_each(config.notes, "notes"), strict=True)

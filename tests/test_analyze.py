@@ -128,6 +128,23 @@ def test_two_saes_side_by_side(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "index.html").is_file()
 
 
+def test_a_text_that_is_gone_leaves_out_what_reads_it(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "run", tmp_path / "run")
+    (tmp_path / "corpus.jsonl").write_bytes((folder / "corpus.jsonl").read_bytes())
+    arguments = ["data=text", "data.path=corpus.jsonl", "data.context_length=32", "data.micro_batch=4"]
+    run(tmp_path, "index", "sae=run", "store=store", "tokens=1024", *arguments)
+    (tmp_path / "corpus.jsonl").unlink()
+    chosen = "studies=[density,neuron_correlation,reconstruction]"
+    done = run(tmp_path, "analyze", "store=store", "out=out", chosen, check=False)
+    assert done.returncode == 2, "what was asked for by name"
+    assert not (tmp_path / "out").exists()
+    run(tmp_path, "analyze", "store=store", "out=out", *QUICK)
+    (one,) = analysis(tmp_path / "out")["stores"].values()
+    assert "density" in one["studies"]
+    assert "neuron_correlation" not in one["studies"]
+    assert analysis(tmp_path / "out")["evaluation"] is None
+
+
 def truncated(store: Path) -> None:
     data = (store / "csr.values.npy").read_bytes()
     (store / "csr.values.npy").write_bytes(data[: len(data) // 2])
@@ -162,6 +179,9 @@ BAD: dict[str, tuple[list[str], list[str], Callable[[Path], None] | None]] = {
     "notes of other features": (["store={store}", "notes={notes}"], ["'999' is no feature", "0 to 63"], None),
     "out in the way": (["store={store}", "out={run}"], ["holds something that is no report"], None),
     "out is a file": (["store={store}", "out={notes}"], ["is a file"], None),
+    "out in the store": (["store={store}", "out={store}/report"], ["lies in the store"], None),
+    "a report there": (["store={store}", "out={report}", "report=false"], ["holds a report"], None),
+    "device": (["store={store}", "device=foo", "studies=[density]"], ["device=foo", "auto"], None),
 }
 
 
@@ -172,7 +192,8 @@ def places(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     notes = elsewhere / "notes.json"
     notes.write_text(json.dumps({"999": "no such feature"}))
     other = train(elsewhere, "other", "seed=5")
-    return {"run": folder / "run", "store": folder / "store", "other": other, "notes": notes}
+    own = {name: folder / name for name in ("run", "store", "report")}
+    return {**own, "other": other, "notes": notes}
 
 
 @pytest.mark.parametrize("case", BAD)

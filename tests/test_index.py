@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ import torch
 
 from sae_lightning.core import UserError
 from sae_lightning.lm import FrozenLM
-from sae_lightning.sae import load_sae
-from sae_lightning.store import FeatureStore
+from sae_lightning.sae import load_sae, save_sae
+from sae_lightning.store import FeatureStore, open_reader
 from tests.conftest import Command
 from tests.studied_run import SITE, run, train
 
@@ -194,8 +195,6 @@ def test_bad_input_is_one_line_and_exit_code_2(command: Command, folder: Path, t
 
 
 def test_a_store_of_another_sae_is_not_read_with_this_one(folder: Path, tmp_path: Path) -> None:
-    from sae_lightning.store import open_reader
-
     store = FeatureStore.open(folder / "store")
     moved = tmp_path / "export"
     moved.mkdir()
@@ -206,3 +205,47 @@ def test_a_store_of_another_sae_is_not_read_with_this_one(folder: Path, tmp_path
     other = train(tmp_path, "other", "seed=5")
     with pytest.raises(UserError, match="was made with another SAE"):
         open_reader(store.facts, str(other), "store")
+
+
+def test_an_sae_of_other_options_is_another_one(folder: Path, tmp_path: Path) -> None:
+    """The same weights at another k: the store of one is none of the other."""
+    sae = load_sae(folder / "run")
+    for name, k in (("own", 4), ("other", 8)):
+        sae.k = k  # type: ignore[assignment]
+        sae.sample = None
+        save_sae(tmp_path / name, sae, dict(sae.metadata))
+    run(tmp_path, "index", "sae=own", "store=s", "tokens=512")
+    done = run(tmp_path, "index", "sae=other", "store=s", "tokens=512", check=False)
+    assert done.returncode == 2
+    assert "holds another store" in done.stderr
+    with pytest.raises(UserError, match="was made with another SAE"):
+        open_reader(FeatureStore.open(tmp_path / "s").facts, str(tmp_path / "other"), "s")
+
+
+def test_the_same_tokens_from_other_files_are_another_store(folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
+    for name, title in (("a", "one"), ("b", "two")):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({**r, "title": title}) + "\n" for r in rows))
+    data = ["data=text", "data.context_length=32", "data.micro_batch=4", "tokens=512", "store=s"]
+    run(tmp_path, "index", f"sae={folder / 'run'}", *data, "data.path=a.jsonl")
+    done = run(tmp_path, "index", f"sae={folder / 'run'}", *data, "data.path=b.jsonl", check=False)
+    assert done.returncode == 2
+    assert "holds another store" in done.stderr
+    run(tmp_path, "index", f"sae={folder / 'run'}", *data, "data.path=b.jsonl", "overwrite=true")
+    assert FeatureStore.open(tmp_path / "s").meta(0)["title"] == "two"
+
+
+def test_windows_that_begin_with_a_bos_are_read_with_one(folder: Path, store: FeatureStore) -> None:
+    reader = store.reader
+    ids = np.array(list(b"a river in a garden"), np.int64)
+    lm = reader.lm
+    before = lm.bos_id
+    try:
+        lm.bos_id = 7
+        for prepend, first in ((False, 256), (True, 7)):
+            kept, found = replace(reader, prepend_bos=prepend).rows(ids)
+            x = lm.activations(torch.tensor([[first, *ids.tolist()]]), [SITE])[SITE][0, 1:]
+            wanted = reader.sae.encode(x[torch.from_numpy(kept)]).dense()
+            assert torch.allclose(found.dense(), wanted, atol=1e-5)
+    finally:
+        lm.bos_id = before

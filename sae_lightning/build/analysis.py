@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sae_lightning.build.device import pick_device
 from sae_lightning.build.evaluation import build_studies, check_studies, evaluate, short_names
 from sae_lightning.build.instantiate import target_of
 from sae_lightning.build.stored import Stored, open_stored
@@ -72,11 +73,11 @@ def analyze(config: AnalyzeConfig, asked: frozenset[str] = frozenset()) -> Analy
     started = time.perf_counter()
     check_studies(config)
     studies = build_studies(config)
-    paths = config.stores
+    device, paths = pick_device(config.device), config.stores
     names = short_names(paths, "store")
     saes = config.of_each(config.sae, "sae")
     stored = {
-        name: open_stored(path, sae, verify=config.verify, show=config.progress)
+        name: open_stored(path, sae, verify=config.verify, show=config.progress, device=device)
         for name, path, sae in zip(names, paths, saes, strict=True)
     }
     subjects = {name: one.subject for name, one in stored.items()}
@@ -84,6 +85,8 @@ def analyze(config: AnalyzeConfig, asked: frozenset[str] = frozenset()) -> Analy
     for name, study in of_stores.items():
         if name in asked:
             _refuse(name, study, subjects)
+    # First, since its text may be gone; what it needs is looked at before it begins.
+    evaluation = _evaluation(config, stored, asked & frozenset(studies) - frozenset(of_stores))
     results: dict[str, dict[str, Result]] = {name: {} for name in stored}
     for study in of_stores.values():
         if isinstance(study, Study):
@@ -101,13 +104,18 @@ def analyze(config: AnalyzeConfig, asked: frozenset[str] = frozenset()) -> Analy
                     comparisons[study.name] = study.run_all(subjects, results)
             elif len(subjects) > 1:
                 logger.info("%s: left out: %s", study.name, reason)
-    evaluation = _evaluation(config, stored, asked & frozenset(studies) - frozenset(of_stores))
     closest = {}
     for a in stored:
         for b in stored:
-            if a != b and subjects[a].sae.d_out == subjects[b].sae.d_out:
+            if a != b and _written(stored[a]) == _written(stored[b]):
                 closest[a, b] = _closest(stored[a], stored[b])
     return Analysis(stored, results, comparisons, evaluation, closest, time.perf_counter() - started)
+
+
+def _written(one: Stored) -> tuple[Any, ...]:
+    """Return what an SAE writes: decoder rows are compared within one language model and site alone."""
+    facts = one.store.facts
+    return facts["lm"].get("sha256"), tuple(facts["sites"]["write"]), one.subject.sae.d_out
 
 
 def _closest(a: Stored, b: Stored) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -155,7 +163,13 @@ def _evaluation(config: AnalyzeConfig, stored: Mapping[str, Stored], asked: froz
         "device": config.device,
         "progress": config.progress,
     }
-    return evaluate(validate(settings, EvaluateConfig), asked, list(stored))
+    try:
+        return evaluate(validate(settings, EvaluateConfig), asked, list(stored))
+    except UserError as error:
+        if asked:
+            raise
+        logger.warning("evaluation: left out: %s", error)
+        return None
 
 
 def _of_store(node: dict[str, Any], name: str) -> bool:

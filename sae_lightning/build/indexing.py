@@ -16,9 +16,17 @@ from sae_lightning.build.execution import fast_bfloat16
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.lm_check import differences
 from sae_lightning.build.origin import Origin, origin_of
+from sae_lightning.build.recipe import text_identity
 from sae_lightning.build.subject import describe_sae, source_name
 from sae_lightning.build.text import split_windows
-from sae_lightning.config import DataConfig, IndexConfig, LMConfig, with_absolute_data
+from sae_lightning.config import (
+    DataConfig,
+    IndexConfig,
+    LMConfig,
+    absolute_model,
+    with_absolute_data,
+    with_absolute_name,
+)
 from sae_lightning.core import Features, TokenBatch, UserError
 from sae_lightning.sae import SparseAutoencoder, formats
 from sae_lightning.sae.proven import ProvenEncoder
@@ -79,7 +87,8 @@ def build_plan(config: IndexConfig) -> Plan:
     }
     for line in facts["mind"]:
         logger.warning("%s", line)
-    key = {"sae": sha256, **harvester.description(), "lm": corpus.identity, "n_windows": n_windows}
+    texts = text_identity(data, corpus.tokens)
+    key = {"sae": sha256, **harvester.description(), "lm": corpus.identity, "texts": texts, "n_windows": n_windows}
     return Plan(
         corpus=Corpus(windows, n_windows, lambda: corpus.lm.tokenizer, _documents(data)),
         encode=partial(_encode, harvester, sae, _encoder(sae)),
@@ -122,6 +131,7 @@ def _described(config: IndexConfig, data: DataConfig, identity: str, n_windows: 
         "heldout_fraction": data.heldout_fraction,
         "context_length": data.context_length,
         "packing": data.packing,
+        "prepend_bos": data.prepend_bos,
         "micro_batch": data.micro_batch,
         "windows": n_windows,
         "identity": identity,
@@ -130,7 +140,7 @@ def _described(config: IndexConfig, data: DataConfig, identity: str, n_windows: 
 
 def _settings(origin: Origin, corpus: OpenCorpus) -> dict[str, Any]:
     """Return the settings with which the same text and language model are opened again on this machine."""
-    models = [one.model_dump(mode="json", exclude={"device"}) for one in corpus.models]
+    models = [with_absolute_name(one).model_dump(mode="json", exclude={"device"}) for one in corpus.models]
     data = with_absolute_data(origin.data).model_dump(mode="json")
     tuned = models[1] if len(models) > 1 else None
     return {"lm": models[0], "tuned": tuned, "data": data, "seed": corpus.seed, "enough": corpus.enough}
@@ -139,15 +149,18 @@ def _settings(origin: Origin, corpus: OpenCorpus) -> dict[str, Any]:
 def _given(config: IndexConfig) -> dict[str, Any]:
     """Return what the user said of language model, data and sites in place of what the SAE says."""
     data = config.data and with_absolute_data(config.data)
-    said = config.model_copy(update={"data": data}).model_dump(mode="json", include={"lm", "data", "sites", "any_lm"})
+    tuned = config.sites.tuned.model_copy(update={"name": absolute_model(config.sites.tuned.name)})
+    sites = config.sites.model_copy(update={"tuned": tuned})
+    own = config.model_copy(update={"lm": config.lm and with_absolute_name(config.lm), "data": data, "sites": sites})
+    said = own.model_dump(mode="json", include={"lm", "data", "sites", "any_lm"})
     return {key: value for key, value in said.items() if value is not None}
 
 
 def _load_arguments(lm: LMConfig, seed: int) -> dict[str, Any]:
     """Return the arguments of ``LazyLM`` for a model; of a local folder its absolute path."""
-    path = Path(lm.name).expanduser()
-    name = str(path.resolve()) if lm.name not in ("smollm2", "tiny") and path.exists() else lm.name
-    return {"name": name, "dtype": lm.dtype, "revision": lm.revision, "seed": seed, **lm.options}
+    name = absolute_model(lm.name)
+    spread = {} if lm.device_map is None else {"device_map": lm.device_map}
+    return {"name": name, "dtype": lm.dtype, "revision": lm.revision, "seed": seed, **spread, **lm.options}
 
 
 def _sae_name(path: str) -> str:

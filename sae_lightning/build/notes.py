@@ -17,7 +17,7 @@ def read_notes(path: str | None, d_sae: int) -> dict[int, str]:
         value = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"notes={path}: cannot be read ({error.strerror}); give a JSON file of notes") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"notes={path}: is no JSON ({error}); give an object of texts by feature number") from None
     if isinstance(value, dict) and isinstance(value.get("notes"), dict):
         value = value["notes"]
@@ -25,8 +25,8 @@ def read_notes(path: str | None, d_sae: int) -> dict[int, str]:
         raise UserError(f'notes={path}: must be an object of texts by feature number, as {{"17": "a note"}}')
     out = {}
     for key, note in value.items():
-        if not (key.isdecimal() and int(key) < d_sae):
-            raise UserError(f"notes={path}: {key!r} is no feature of this SAE, which has 0 to {d_sae - 1}")
+        if not (len(key) < 10 and key.isdecimal() and key == str(int(key)) and int(key) < d_sae):
+            raise UserError(f"notes={path}: {key[:20]!r} is no feature of this SAE, which has 0 to {d_sae - 1}")
         if note.strip():
             out[int(key)] = note
     return out

@@ -26,15 +26,17 @@ class Stored:
     run_dir: Path | None
 
 
-def open_stored(path: str, sae: str | None = None, *, verify: bool = True, show: bool = True) -> Stored:
-    """Open a store and load its SAE. sae: where that lies now.
+def open_stored(
+    path: str, sae: str | None = None, *, verify: bool = True, show: bool = True, device: str | None = None
+) -> Stored:
+    """Open a store and load its SAE. sae: where that lies now. verify: compare its arrays with their checksums.
 
     Raises UserError: no store, a damaged one, an SAE that is gone or is another one.
     """
     store = FeatureStore.open(path)
     if verify:
         store.verify(show)
-    reader = open_reader(store.facts, sae, path)
+    reader = open_reader(store.facts, sae, path, device)
     store.reader = reader
     harvester = _harvester(store, reader)
     windows = range(int(store.facts["data"]["windows"])) if harvester is not None else ()

@@ -9,11 +9,13 @@ from sae_lightning.config.analyze import AnalyzeConfig
 from sae_lightning.config.evaluate import EvaluateConfig, ReadsSAE
 from sae_lightning.config.files import (
     OVERRIDES_FILE,
+    absolute_model,
     config_text,
     load_config,
     save_config,
     validate,
     with_absolute_data,
+    with_absolute_name,
     with_absolute_paths,
 )
 from sae_lightning.config.index import IndexConfig
@@ -60,10 +62,12 @@ __all__ = [
     "TokenizeConfig",
     "TrainerConfig",
     "TunedConfig",
+    "absolute_model",
     "config_text",
     "load_config",
     "save_config",
     "validate",
     "with_absolute_data",
+    "with_absolute_name",
     "with_absolute_paths",
 ]

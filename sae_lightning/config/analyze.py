@@ -22,8 +22,8 @@ class AnalyzeConfig(Section):
 
     store: Name | Annotated[list[Name], MinLen(1)]
     out: Name | None = None
-    sae: Name | list[Name] | None = None
-    notes: Name | list[Name] | None = None
+    sae: Name | list[Name | None] | None = None
+    notes: Name | list[Name | None] | None = None
     report: bool = True
     verify: bool = True
     evaluation_tokens: CountOrZero = 8192
@@ -39,7 +39,7 @@ class AnalyzeConfig(Section):
         """The stores' paths."""
         return [self.store] if isinstance(self.store, str) else self.store
 
-    def of_each(self, values: str | list[str] | None, key: str) -> list[str | None]:
+    def of_each(self, values: str | list[str | None] | None, key: str) -> list[str | None]:
         """Return a setting's value for every store, None where it is not set. Raises UserError for too many or few."""
         if values is None:
             return [None] * len(self.stores)

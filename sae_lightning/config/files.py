@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from sae_lightning.config.run import RunConfig
-from sae_lightning.config.sections import DataConfig, Section
+from sae_lightning.config.sections import DataConfig, LMConfig, Section
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import atomic_path
 from sae_lightning.validation import one_line
@@ -46,6 +46,16 @@ def _absolute(value: str | None) -> str | None:
     return str(Path(value).expanduser().resolve()) if value and Path(value).expanduser().exists() else value
 
 
+def absolute_model(name: str | None) -> str | None:
+    """Return a language model's name; of a local folder its absolute path."""
+    return name if name in ("smollm2", "tiny") else _absolute(name)
+
+
+def with_absolute_name(lm: LMConfig) -> LMConfig:
+    """Return a language model's settings with ``absolute_model`` of its name."""
+    return lm.model_copy(update={"name": absolute_model(lm.name)})
+
+
 def with_absolute_data(data: DataConfig) -> DataConfig:
     """Return settings of data with the paths that exist made absolute."""
     return data.model_copy(
@@ -62,12 +72,9 @@ def with_absolute_data(data: DataConfig) -> DataConfig:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Return the config with the paths that exist made absolute: a run may be resumed from any folder."""
     data = with_absolute_data(config.data)
-    lm = config.lm and config.lm.model_copy(update={"name": _absolute(config.lm.name)})
-    known = ("smollm2", "tiny")
-    own = config.sites.tuned
-    tuned = own.model_copy(update={"name": own.name if own.name in known else _absolute(own.name)})
+    lm = config.lm and with_absolute_name(config.lm)
+    tuned = config.sites.tuned.model_copy(update={"name": absolute_model(config.sites.tuned.name)})
     sites = config.sites.model_copy(update={"tuned": tuned})
-    lm = config.lm if config.lm and config.lm.name in known else lm
     return config.model_copy(update={"data": data, "lm": lm, "sites": sites})
 
 

@@ -129,6 +129,7 @@ class FeatureStore:
     def values_at(self, feature: int, first: int, last: int) -> NDArray[np.float32]:
         """Return a feature's activations on tokens ``first`` to ``last - 1``, 0 where it is not active."""
         tokens, values = self.column(feature)
+        self._check_stretch(first, last)
         begin, end = np.searchsorted(tokens, [first, last])
         out = np.zeros(last - first, np.float32)
         out[tokens[begin:end] - first] = values[begin:end]
@@ -189,8 +190,7 @@ class FeatureStore:
 
     def pieces(self, first: int, last: int) -> list[str]:
         """Return the source characters of each of tokens ``first`` to ``last - 1``; joined they are the source."""
-        if not 0 <= first <= last <= self.n_tokens:
-            raise UserError(f"tokens {first} to {last}: the store has tokens 0 to {self.n_tokens - 1}")
+        self._check_stretch(first, last)
         out: list[str] = []
         while first < last:  # text by text, the bytes of each read once
             text = int(self.text_index[first])
@@ -276,15 +276,19 @@ class FeatureStore:
 
     def check_feature(self, feature: int) -> int:
         """Return a feature's number. Raises UserError where there is no such feature."""
-        if not 0 <= feature < self.d_sae:
+        if not _whole(feature) or not 0 <= feature < self.d_sae:
             raise UserError(f"feature {feature}: the SAE of this store has features 0 to {self.d_sae - 1}")
         return int(feature)
 
     def check_token(self, token: int) -> int:
         """Return a token's number. Raises UserError where there is no such token."""
-        if not 0 <= token < self.n_tokens:
+        if not _whole(token) or not 0 <= token < self.n_tokens:
             raise UserError(f"token {token}: the store has tokens 0 to {self.n_tokens - 1}")
         return int(token)
+
+    def _check_stretch(self, first: int, last: int) -> None:
+        if not 0 <= first <= last <= self.n_tokens:
+            raise UserError(f"tokens {first} to {last}: the store has tokens 0 to {self.n_tokens - 1}")
 
     def _check_text(self, text: int) -> int:
         if not 0 <= text < self.n_texts:
@@ -293,3 +297,8 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r}, n_tokens={self.n_tokens:,}, d_sae={self.d_sae:,}, nnz={self.nnz:,})"
+
+
+def _whole(value: object) -> bool:
+    """Tell whether a value is a whole number, numpy's among them."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

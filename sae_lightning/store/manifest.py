@@ -44,7 +44,8 @@ class StoreManifest:
 
     def save(self, folder: Path) -> None:
         """Write it, atomically."""
-        write_json(folder / FILE, {"format": FORMAT, "version": VERSION, **asdict(self)})
+        value = asdict(self)
+        write_json(folder / FILE, {"format": FORMAT, "version": VERSION, **value, "xxh3": _hash(value)})
 
     @classmethod
     def load(cls, folder: Path) -> "StoreManifest":
@@ -62,6 +63,8 @@ class StoreManifest:
             raise UserError(f"{path}: is no manifest of a feature store; give the folder that index wrote")
         if (version := value.pop("version", None)) != VERSION:
             raise UserError(f"{path}: version {version}, this release reads {VERSION}; make the store again")
+        if value.pop("xxh3", None) != _hash(value):
+            raise UserError(f"{path}: is not as it was written; make the store again")
         try:
             files = {name: ArrayFile(**one) for name, one in value.pop("files").items()}
             return cls(files=files, **value)
@@ -69,9 +72,15 @@ class StoreManifest:
             raise UserError(f"{path}: lacks a part or has one too many ({error}); make the store again") from None
 
 
+def _hash(value: dict[str, Any]) -> str:
+    """Return the XXH3-128 of plain values."""
+    return xxhash.xxh3_128(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def partial_folder(store: Path) -> Path:
     """Return where a store is while it is made."""
-    return store.with_name(f"{store.name}.partial")
+    store = store.resolve()
+    return store.with_name(f"{store.name}.partial") if store.name else store / ".partial"
 
 
 def _no_store(folder: Path) -> UserError:

@@ -1,5 +1,6 @@
 """Any text read as the corpus of a store was: the language model and the SAE it was made with."""
 
+import hashlib
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +38,8 @@ class TextActivations:
 class Reader:
     """Reads windows and texts: language model, sites, mask, SAE.
 
-    context_length: tokens of one window, as in the corpus. micro_batch: windows that go through at once.
+    context_length: tokens of one window, as in the corpus. micro_batch: windows that go through at once. prepend_bos:
+    whether the corpus' windows begin with a BOS.
     """
 
     lm: FrozenLM
@@ -46,6 +48,7 @@ class Reader:
     mask: MaskPolicy | None
     context_length: int
     micro_batch: int
+    prepend_bos: bool = False
 
     def encode(self, x: torch.Tensor) -> Features:
         """Return the features of raw rows [n, d_in], as they are at inference."""
@@ -56,10 +59,12 @@ class Reader:
     def rows(self, token_ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Features]:
         """Return (which tokens count, the features of those) of one text's ids.
 
-        Windows are as long as the corpus' and each begins with the language model's separator (BOS where it has none),
-        so that no token of the text stands at a window's first position, which the mask leaves out.
+        Windows are as long as the corpus'. Each begins with a BOS where the corpus' do, else with the language model's
+        separator (BOS where it has none), so that no token of the text stands at a window's first position, which the
+        mask leaves out.
         """
-        start = self.lm.separator_id if self.lm.separator_id is not None else self.lm.bos_id
+        either = (self.lm.bos_id, self.lm.separator_id) if self.prepend_bos else (self.lm.separator_id, self.lm.bos_id)
+        start = next((i for i in either if i is not None), None)
         room = self.context_length - (start is not None)
         n_windows = max(1, -(-len(token_ids) // room))
         flat = np.full(n_windows * room, self.lm.separator_id or 0, np.int64)
@@ -117,8 +122,9 @@ class Reader:
 
 
 def sae_sha256(sae: SparseAutoencoder) -> str:
-    """Return a hash of an SAE's weights and buffers: what tells it from every other."""
-    return tensors_sha256(sorted(sae.state_dict().items()))
+    """Return a hash of an SAE's architecture, options, weights and buffers: what tells it from every other."""
+    said = repr((sae.name, sorted(sae.options().items()))).encode()
+    return hashlib.sha256(said + tensors_sha256(sorted(sae.state_dict().items())).encode()).hexdigest()
 
 
 def check_same_sae(facts: dict[str, Any], sae: SparseAutoencoder, path: str, store: str) -> None:
@@ -130,8 +136,10 @@ def check_same_sae(facts: dict[str, Any], sae: SparseAutoencoder, path: str, sto
         )
 
 
-def open_reader(facts: dict[str, Any], sae_path: str | None = None, store: str = "") -> Reader:
-    """Load what a store says it was made with. sae_path: where the SAE lies now.
+def open_reader(
+    facts: dict[str, Any], sae_path: str | None = None, store: str = "", device: str | None = None
+) -> Reader:
+    """Load what a store says it was made with. sae_path: where the SAE lies now. device: None for CUDA where it is.
 
     Raises UserError where the SAE is gone or is another one; a language model says for itself that it is gone.
     """
@@ -140,11 +148,14 @@ def open_reader(facts: dict[str, Any], sae_path: str | None = None, store: str =
         raise UserError(
             f"sae={path}: the SAE that the store was made with is not there; give sae=... where it lies now"
         )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sae = formats.read(path).to(device)
     check_same_sae(facts, sae, path, store)
     models = [LazyLM(**{**one, "device": device}) for one in facts["lm"]["load"]]
     lm = models[0] if len(models) == 1 else PairedLM(*models)
     mask = None if facts["mask"] is None else MaskPolicy.from_dict(facts["mask"])
     sites = Sites(tuple(facts["sites"]["read"]), tuple(facts["sites"]["write"]))
-    return Reader(lm, sae, sites, mask, int(facts["data"]["context_length"]), int(facts["data"]["micro_batch"]))
+    data = facts["data"]
+    return Reader(
+        lm, sae, sites, mask, int(data["context_length"]), int(data["micro_batch"]), bool(data.get("prepend_bos"))
+    )

@@ -12,8 +12,9 @@ from scipy.sparse import csr_matrix
 from sae_lightning.core.progress import progress
 from sae_lightning.store.arrays import HEADER_BYTES, Appended, header, read_chunks, save
 
-#: Pairs that are held at once: 8 bytes each, and their transpose.
+#: Pairs that are held at once: 8 bytes each, and their transpose; and tokens, where few of them have any.
 _CHUNK = 1 << 22
+_TOKENS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _chunks(folder: Path, d_sae: int, nnz: int) -> Iterator[tuple[int, csr_matri
         for file in (indices, values):
             file.seek(HEADER_BYTES)
         while more or len(lengths):
-            while more and int(lengths.sum()) < _CHUNK:
+            while more and int(lengths.sum()) < _CHUNK and len(lengths) < _TOKENS:
                 part = next(source, None)
                 more = part is not None
                 lengths = lengths if part is None else np.concatenate([lengths, part])

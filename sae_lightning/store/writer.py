@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -69,17 +70,23 @@ def build_store(
     Raises UserError: another store or something else at ``out`` (unless ``overwrite``, which replaces a store and
     nothing else), texts that do not fit their tokens.
     """
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().resolve()
+    if os.path.ismount(out):
+        raise UserError(f"store={out}: is where a disk is mounted, and can't be renamed into; give a folder below it")
     out.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(out.with_name(f".{out.name}.lock")):
+        folder, old = partial_folder(out), out.with_name(f".{out.name}.old")
+        if old.exists() and not out.exists():  # killed between the two renames
+            old.replace(out)
         if _is_there(out, plan.key, overwrite):
             return FeatureStore.open(out)
-        folder = partial_folder(out)
+        shutil.rmtree(old, ignore_errors=True)
         _build(folder, plan, show, journal_seconds)
         if out.exists():
-            shutil.rmtree(out)
+            out.replace(old)
         folder.replace(out)
         fsync_folder(out.parent)
+        shutil.rmtree(old, ignore_errors=True)
     return FeatureStore.open(out)
 
 
@@ -88,7 +95,16 @@ def _is_there(out: Path, key: dict[str, Any], overwrite: bool) -> bool:
         return False
     if not (out / files.FILE).is_file():
         raise UserError(f"store={out}: exists and is no feature store; give another folder")
-    if StoreManifest.load(out).key == json.loads(json.dumps(key)):
+    try:
+        same = StoreManifest.load(out).key == _as_json(key)
+        if same and overwrite:
+            FeatureStore.open(out).verify(show=False)
+    except UserError as error:
+        if not overwrite:
+            raise
+        logger.warning("%s; it is made again", error)
+        return False
+    if same:
         logger.info("%s: is already there", out)
         return True
     if not overwrite:
@@ -99,8 +115,20 @@ def _is_there(out: Path, key: dict[str, Any], overwrite: bool) -> bool:
     return False
 
 
+def _as_json(key: dict[str, Any]) -> Any:
+    """Return plain values as they come back from a file."""
+    return json.loads(json.dumps(key))
+
+
 def _build(folder: Path, plan: Plan, show: bool, journal_seconds: float) -> None:
     folder.mkdir(exist_ok=True)
+    for left in folder.glob(".*.tmp"):  # of a write that was killed
+        left.unlink()
+    if (folder / files.FILE).is_file():
+        if StoreManifest.load(folder).key == _as_json(plan.key):  # killed before it was renamed
+            _tidy(folder)
+            return
+        (folder / files.FILE).unlink()
     state = _journal(folder, plan.key)
     if state.get("provenance"):
         found = Provenance(**state["provenance"])
@@ -124,7 +152,7 @@ def _journal(folder: Path, key: dict[str, Any]) -> dict[str, Any]:
     """Return what a killed build wrote down, nothing where it was of another store."""
     try:
         state = json.loads((folder / _JOURNAL).read_text(encoding="utf-8"))
-        if state["key"] == json.loads(json.dumps(key)):
+        if state["key"] == _as_json(key):
             return state
         logger.warning("%s: was begun with other settings; starting again", folder)
     except (OSError, ValueError, KeyError, TypeError):
@@ -232,8 +260,13 @@ def _finish(folder: Path, plan: Plan, found: Provenance, state: dict[str, Any], 
         nnz=nnz,
         files={name: ArrayFile(kind, length, sums[name]) for name, (kind, length) in lengths.items()},
     ).save(folder)
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a finished store does not need."""
     for name in (_JOURNAL, "lengths.npy"):
-        (folder / name).unlink()
+        (folder / name).unlink(missing_ok=True)
 
 
 def _items(path: Path, itemsize: int) -> int:

@@ -94,6 +94,12 @@ class Subject:
         return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
+def other_model(a: Subject, b: Subject) -> bool:
+    """Tell whether the stores of two subjects say that they are of different language models."""
+    said = [one.store.facts["lm"].get("sha256") for one in (a, b) if one.store is not None]
+    return len(said) == 2 and None not in said and said[0] != said[1]
+
+
 @contextmanager
 def inference(sae: SparseAutoencoder) -> Iterator[None]:
     """Run the SAE as it is used after training (thresholds, no gradients), then put its mode back."""

@@ -15,6 +15,11 @@ from sae_lightning.tokens.corpus import Document
 Unit = Literal["file", "paragraph", "line"]
 
 
+#: Fields of a row that are kept beside its text, where they are there: what a reader of features wants to see of it.
+_SAID = ("title", "source", "url", "link", "author", "date", "id")
+_LONGEST = 500
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """field: key or column of the text. encoding: of all but parquet. unit: what a document of a txt file is.
@@ -40,7 +45,10 @@ class ReadOptions:
     def document(self, row: Mapping[str, object], where: str, place: dict[str, str]) -> Document:
         """Return the document of one row of a table."""
         text = text_of(row[self.field], self.field, where, self.settings[0])
-        return Document(text, place if self.label is None else {**place, "label": _label_of(row[self.label])})
+        said = {name: str(row[name]) for name in _SAID if name != self.field and _is_said(row.get(name))}
+        if self.label is not None:
+            said["label"] = _label_of(row[self.label])
+        return Document(text, {**place, **said})
 
 
 def read_txt(path: Path, options: ReadOptions) -> Iterator[Document]:
@@ -94,9 +102,11 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[Document]:
         reader = csv.DictReader(file)
         try:
             options.check(str(path), reader.fieldnames or [])
+            first = reader.line_num + 1
             for row in reader:
-                place = {"file": path.name, "line": str(reader.line_num)}
+                place = {"file": path.name, "line": str(first)}
                 yield options.document(row, f"{path}, line {reader.line_num}", place)
+                first = reader.line_num + 1  # a record may have several lines
         except csv.Error as error:
             raise UserError(f"{path}, line {reader.line_num}: is no CSV ({error}); correct the line") from error
 
@@ -109,7 +119,8 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[Document]:
     try:
         with pq.ParquetFile(path) as file:
             options.check(str(path), file.schema_arrow.names)
-            columns = [options.field] if options.label is None else [options.field, options.label]
+            wanted = dict.fromkeys([options.field, *([] if options.label is None else [options.label]), *_SAID])
+            columns = [name for name in wanted if name in file.schema_arrow.names]
             number = 0
             for batch in file.iter_batches(batch_size=1000, columns=columns):
                 for row in batch.to_pylist():
@@ -125,6 +136,11 @@ READERS: dict[str, Callable[[Path, ReadOptions], Iterator[Document]]] = {
     ".csv": read_csv,
     ".parquet": read_parquet,
 }
+
+
+def _is_said(value: object) -> bool:
+    """Tell whether a field says something short of its text."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and 0 < len(str(value)) <= _LONGEST
 
 
 def text_of(value: object, field: str, where: str, setting: str = "data.field") -> str:

@@ -77,6 +77,7 @@ def planted_store(
     wrap: Callable[[Any], Any] = lambda encode: encode,
     show: bool = False,
     journal_seconds: float = 5.0,
+    overwrite: bool = False,
 ) -> Planted:
     """Build a store of these texts with random features. dense: gives the features [n, d_sae] for n tokens instead.
 
@@ -118,4 +119,5 @@ def planted_store(
             **said,
         },
     )
-    return Planted(build_store(folder / name, plan, show=show, journal_seconds=journal_seconds), values, kept, texts)
+    store = build_store(folder / name, plan, overwrite=overwrite, show=show, journal_seconds=journal_seconds)
+    return Planted(store, values, kept, texts)

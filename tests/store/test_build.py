@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sae_lightning.core import UserError
-from sae_lightning.store import FeatureStore, transpose, writer
+from sae_lightning.store import FeatureStore, manifest, transpose, writer
 from tests.store.planted import planted_store
 
 
@@ -118,6 +118,66 @@ def test_a_store_that_is_there_is_not_built_again(tmp_path: Path) -> None:
     assert contents(first.store.path) == contents(again.store.path)
 
 
+def test_overwrite_makes_a_damaged_store_again(tmp_path: Path) -> None:
+    planted = planted_store(tmp_path)
+    whole = contents(planted.store.path)
+    for do, _ in (DAMAGE["cut"], DAMAGE["broken manifest"], DAMAGE["version"], DAMAGE["gone"]):
+        do(planted.store.path)
+        with pytest.raises(UserError):
+            planted_store(tmp_path)
+        assert contents(planted_store(tmp_path, overwrite=True).store.path) == whole
+    data = bytearray((planted.store.path / "csr.values.npy").read_bytes())
+    data[-1] ^= 1
+    (planted.store.path / "csr.values.npy").write_bytes(data)
+    assert contents(planted_store(tmp_path, overwrite=True).store.path) == whole
+
+
+@pytest.mark.parametrize("after", ["finished", "old moved", "both moved"])
+def test_a_kill_between_the_renames_loses_neither_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    first = planted_store(tmp_path, seed=1)
+    before = contents(first.store.path)
+    wanted = contents(planted_store(tmp_path, name="other").store.path)
+    left = {"finished": 0, "old moved": 1, "both moved": 2}[after]
+    replace = Path.replace
+
+    def counted(self: Path, target: Any) -> Path:
+        nonlocal left
+        if self.name in ("store", "store.partial"):
+            if not left:
+                raise Killed
+            left -= 1
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", counted)
+        if left < 2:
+            with pytest.raises(Killed):
+                planted_store(tmp_path, overwrite=True)
+        else:
+            planted_store(tmp_path, overwrite=True)
+    kept = tmp_path / (".store.old" if after == "old moved" else "store")
+    assert contents(kept) == (wanted if after == "both moved" else before)
+    # What was finished is not read again.
+    done = planted_store(tmp_path, overwrite=True, wrap=failing_after(0))
+    assert contents(done.store.path) == wanted
+    assert sorted(p.name for p in tmp_path.iterdir() if "store" in p.name) == ["store"]
+
+
+def test_links_are_followed_and_places_that_are_none_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "store").symlink_to("real")
+    assert planted_store(tmp_path).store.path == (tmp_path / "real").resolve()
+    assert (tmp_path / "store").is_symlink()
+    monkeypatch.setattr("os.path.ismount", lambda _: True)
+    with pytest.raises(UserError, match="is where a disk is mounted"):
+        planted_store(tmp_path, name="disk")
+    for place in ("/", "."):
+        with pytest.raises(UserError, match="is no feature store"):
+            FeatureStore.open(place)
+
+
 def test_nothing_but_a_store_is_ever_replaced(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "thesis.txt").write_text("ten years")
@@ -157,13 +217,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing key": (lambda s: edit(s, nnz=None), "lacks a part"),
     "extra key": (lambda s: edit(s, more=1), "lacks a part or has one too many"),
     "missing array": (lambda s: edit(s, files={}), "lacks the array"),
+    "changed by hand": (
+        lambda s: (s / "manifest.json").write_text(
+            (s / "manifest.json").read_text().replace('"d_sae": 12', '"d_sae": 13')
+        ),
+        "manifest.json: is not as it was written",
+    ),
 }
 
 
 def edit(store: Path, **changes: Any) -> None:
     value = json.loads((store / "manifest.json").read_text()) | changes
-    value = {key: one for key, one in value.items() if one is not None}
-    (store / "manifest.json").write_text(json.dumps(value))
+    value = {key: one for key, one in value.items() if one is not None and key not in ("format", "version", "xxh3")}
+    said = {"format": "sae_lightning.store", "version": changes.get("version", 1)}
+    (store / "manifest.json").write_text(json.dumps({**said, **value, "xxh3": manifest._hash(value)}))
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

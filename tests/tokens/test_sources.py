@@ -87,7 +87,7 @@ def test_folders_mix_formats_in_order_and_leave_hidden_and_unknown_files(tmp_pat
     assert texts_of(TextFileSource(str(tmp_path)), 8) == expected[8:]
     assert texts_of(TextFileSource(str(tmp_path / "**" / "*.[tT]*[tT]"))) == ["in a", "in sub"]
     meta = next(TextFileSource(str(tmp_path)).documents(2)).meta
-    assert meta == {"file": "b.jsonl", "line": "2"}
+    assert meta == {"file": "b.jsonl", "line": "2", "id": "1"}
 
 
 def test_encodings(tmp_path: Path) -> None:
@@ -188,3 +188,36 @@ def test_a_hub_name_without_network_names_the_embedded_text(monkeypatch) -> None
     monkeypatch.delenv("HF_DATASETS_OFFLINE", raising=False)
     with pytest.raises(UserError, match=r"'someone/text'.*data=news"):
         texts_of(HFSource("someone/text"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_what_a_row_says_of_its_text_is_kept(tmp_path: Path, suffix: str) -> None:
+    rows = [
+        {"text": "one\ntwo", "title": "A <b>title</b>", "source": "paper", "date": 2017, "long": "x", "url": ""},
+        {"text": "three", "title": "y" * 600, "source": "web", "date": 2018, "long": "x", "url": "https://example.org"},
+    ]
+    path = tmp_path / f"corpus.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif suffix == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    one, two = (document.meta for document in TextFileSource(str(path)).documents())
+    place = {"jsonl": ("line", "1", "2"), "csv": ("line", "2", "4"), "parquet": ("row", "0", "1")}[suffix]
+    known = {"file": path.name, "title": "A <b>title</b>", "source": "paper", "date": "2017", place[0]: place[1]}
+    assert one == known
+    # What is too long to be a title is none.
+    assert two == {
+        "file": path.name,
+        "source": "web",
+        "date": "2018",
+        "url": "https://example.org",
+        place[0]: place[2],
+    }

@@ -21,7 +21,7 @@ from sae_lightning.studies.analysis.layout import (
     without_umap,
 )
 from sae_lightning.studies.study import Cell, ComparativeStudy, Result, Table
-from sae_lightning.studies.subject import Subject
+from sae_lightning.studies.subject import Subject, other_model
 
 COLUMNS = ("around", "sae", "rank", "feature", "cosine", "x", "y")
 
@@ -75,10 +75,13 @@ class NeighbourhoodsStudy(ComparativeStudy):
     def run_all(self, subjects: Mapping[str, Subject], results: Mapping[str, Mapping[str, Result]]) -> Result:
         if reason := self.reason_all(subjects):
             raise UserError(f"{self.name}: {reason}")
-        d_out = next(iter(subjects.values())).sae.d_out
+        first = next(iter(subjects.values()))
+        d_out = first.sae.d_out
         together, notes = {}, []
         for name, subject in subjects.items():
-            if subject.sae.d_out == d_out:
+            if other_model(first, subject):
+                notes.append(f"{name} reads another language model: left out")
+            elif subject.sae.d_out == d_out:
                 together[name] = subject
             else:
                 notes.append(f"{name} writes activations of width {subject.sae.d_out}, not {d_out}: left out")

@@ -20,7 +20,7 @@ from sae_lightning.studies.cofiring import cofiring
 from sae_lightning.studies.directions import written
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.study import Cell, ComparativeStudy, Estimate, Result, Table
-from sae_lightning.studies.subject import Subject
+from sae_lightning.studies.subject import Subject, other_model
 from sae_lightning.studies.windows import DRAWS
 
 KINDS = ("split", "kept", "partial", "absent")
@@ -95,6 +95,9 @@ class SplittingStudy(ComparativeStudy):
             if one.d_out != two.d_out or one.d_sae == two.d_sae:
                 what = "d_out" if one.d_out != two.d_out else "d_sae"
                 notes.append(f"{a} and {b}: {what} {getattr(one, what)} and {getattr(two, what)}: not compared")
+                continue
+            if other_model(subjects[a], subjects[b]):
+                notes.append(f"{a} and {b} read different language models: not compared")
                 continue
             if None not in (sites := [sae.metadata.get("sites") for sae in (one, two)]) and sites[0] != sites[1]:
                 notes.append(f"{a} and {b} were trained on different sites: their directions may mean different things")
