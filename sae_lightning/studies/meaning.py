@@ -41,9 +41,9 @@ MEANING = {
     "l0": Meaning("active features a token"),
     "l1": Meaning("sum of activations a token"),
     "dead": Meaning("share of features that never fire on the tokens counted", "lower"),
-    "dense_share": Meaning("share of features active on more than 10 % of tokens"),
+    "dense_share": Meaning("share of features active on a share of tokens above dense_above (sparsity: 10 %)"),
     # density, similarity
-    "rare": Meaning("share of features that fire, but on less than rare_below (1e-5) of the tokens"),
+    "rare": Meaning("share of features that fire, but on a share of the tokens below rare_below"),
     "nearest_cosine": Meaning("cosine of a feature's decoder direction with the nearest other, mean over features"),
     "nearest_dot": Meaning("largest product of a decoder row with another, mean over features"),
     "nearest_euclidean": Meaning("distance of a decoder row from the nearest other, mean over features"),

@@ -9,6 +9,12 @@ def test_every_held_out_metric_has_a_short_meaning() -> None:
     assert all(0 < len(m.text) < 90 for m in MEANING.values())
 
 
+def test_what_a_setting_says_is_not_said_here() -> None:
+    assert "1e-5" not in MEANING["rare"].text
+    assert "rare_below" in MEANING["rare"].text
+    assert "dense_above" in MEANING["dense_share"].text
+
+
 def test_directions() -> None:
     assert better("fvu") == better("delta_ce") == better("dead") == "lower"
     assert better("explained_variance") == better("ce_recovered_mean") == "higher"

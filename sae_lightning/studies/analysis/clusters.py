@@ -52,7 +52,7 @@ class ClustersStudy(Study):
     Array: ``cluster`` [d_sae] int32, -1 for features in none. Tables, of the first ``shown`` clusters: ``clusters``,
     with up to ``named`` features, those with the greatest weight of edges inside it first; ``shared_examples``, of each
     ``examples`` tokens on which the most of its features fire (two at least; ``active`` is how many), of equal ones
-    those on which they are stronger (the sum of each one's activation over its largest), then the earlier. Of a text
+    those on which they are stronger (the sum of each one's |activation| over its largest), then the earlier. Of a text
     one is shown, and of contexts that are alike to the letter; 8 tokens are looked at for each that is shown.
 
     context: tokens shown before and after. seed: of the order in which Louvain goes through the features.
@@ -198,13 +198,13 @@ def _stretches(store: FeatureStore) -> list[tuple[int, int]]:
 def _scores(store: FeatureStore, first: int, last: int) -> csr_matrix:
     """Return the score of every firing on tokens ``first`` to ``last - 1`` [tokens, d_sae]: sums of them are exact.
 
-    One, and in steps of 2^-24 that are too small to add up to another one, the activation over the feature's largest.
+    One, and in steps of 2^-24 that are too small to add up to another one, the |activation| over the feature's largest.
     """
     offsets = store.csr.offsets[first : last + 1]
     part = slice(int(offsets[0]), int(offsets[-1]))
     features = store.csr.indices[part]
     largest = np.maximum(store.stats.largest, np.finfo(np.float32).tiny).astype(np.float64)
-    share = (store.csr.values[part] / largest[features]).clip(0, 1)
+    share = (np.abs(store.csr.values[part]) / largest[features]).clip(0, 1)
     score = _ONE + np.rint(share * (1 << 24)).astype(np.int64)
     return csr_matrix((score, features, offsets - offsets[0]), (last - first, store.d_sae))
 

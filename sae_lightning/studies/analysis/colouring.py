@@ -27,7 +27,7 @@ class Coloured:
 
     pieces: exact source characters; joined they are the text. kept [n]: what the SAE's mask leaves in.
     features [m]; values [n, m] float32: activations, 0 where a feature is off.
-    largest [m]: what a full colour stands for: the feature's largest activation in the store, or here if that is more.
+    largest [m]: a full colour: the feature's largest |activation| in the store, or here if that is more.
     """
 
     pieces: list[str]
@@ -47,7 +47,7 @@ def colour(
 ) -> list[Coloured]:
     """Return each text with the same features' activations, read as the store's corpus was.
 
-    features: None: of those active on any of the texts the ``top`` with the largest activation, strongest first, of
+    features: None: of those active on any of the texts the ``top`` with the largest |activation|, strongest first, of
     equal ones the lower first. Loads the language model and the SAE at first use. Raises UserError for a text without
     tokens and for a feature that the SAE does not have.
     """
@@ -58,7 +58,7 @@ def colour(
     ]
     largest = np.zeros(store.d_sae, np.float32)
     for one in read:
-        np.maximum.at(largest, one.features, one.values.max(0, initial=0.0))
+        np.maximum.at(largest, one.features, np.abs(one.values).max(0, initial=0.0))
     if named is None:
         order = np.lexsort((np.arange(store.d_sae), -largest))
         chosen = order[: min(top, int((largest > 0).sum()))].astype(np.int64)
@@ -82,11 +82,11 @@ class ColouringStudy(Study):
     - ``colouring``: one row for each token and feature that is active on it: number of the text, number of the token in
       it, the token's exact characters, whether the SAE's mask keeps it, feature, activation;
     - ``tokens``: every token of every text, in order: joined, the pieces are the text;
-    - ``features``: what a full colour stands for (the feature's largest activation in the store), its largest
-      activation on the texts and on how many of their tokens it is active.
+    - ``features``: what a full colour stands for (the feature's largest |activation| in the store), its strongest
+      activation on the texts, with its sign, and on how many of their tokens it is active.
 
     texts: the texts. file: a text file in their place, read as one text.
-    features: null: the ``top`` features with the largest activation on the texts.
+    features: null: the ``top`` features with the largest |activation| on the texts.
     max_characters: longer texts are cut, and a note says so.
 
     Texts are read as the store's corpus was (``FeatureStore.activations_over``). ``colour`` gives the same to code.
@@ -136,8 +136,9 @@ class ColouringStudy(Study):
                 feature, value = int(one.features[column]), float(one.values[i, column])
                 cells.append((number, i, one.pieces[i], bool(one.kept[i]), feature, value))
         values = np.concatenate([one.values for one in found])
+        strongest = np.abs(values).argmax(0)
         rows: list[tuple[Cell, ...]] = [
-            (int(f), float(found[0].largest[j]), float(values[:, j].max()), int((values[:, j] != 0).sum()))
+            (int(f), float(found[0].largest[j]), float(values[strongest[j], j]), int((values[:, j] != 0).sum()))
             for j, f in enumerate(found[0].features)
         ]
         tables = {

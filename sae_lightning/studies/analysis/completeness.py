@@ -1,6 +1,7 @@
 """Of a list of concepts, which have a feature of their own?"""
 
 import math
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ COLUMNS = ("concept", "token", "feature", "activation", "templates", "others", "
 COVERED = ("concept", "token", "covered", "feature", "activation", "others", "density", "named")
 # Tokens of an example's context, on either side.
 _AROUND = 10
+# Strongest tokens that are looked at for one example: a text has many, and one is taken of each.
+_LOOKED_AT = 16
 # Normal quantile of a 95 % interval.
 _Z = 1.959963984540054
 
@@ -48,8 +51,10 @@ class CompletenessStudy(Study):
 
     1. fires on that token in every template,
     2. fires on the last token of at most a share ``shared`` of the other concepts, in whichever template, and
-    3. goes with the concept in the corpus: of its ``examples`` strongest tokens in the store at least a share ``named``
-       have the concept's name in their context (10 tokens before and after, upper and lower case alike).
+    3. goes with the concept in the corpus: of its up to ``examples`` strongest examples in the store, one a text, at
+       least a share ``named`` have the concept's name in their context (10 tokens before and after, upper and lower
+       case alike) as whole words: no letter or digit stands directly before it or after it. A feature with fewer than
+       ``fewest`` examples can't be the concept's. 16 tokens are looked at for each example, no more.
 
     - ``covered``: all three, not defined without a store. ``covered_prompts``: the first two, which a feature of the
       token that ends a name easily fulfils. Intervals are Wilson's, and estimates count concepts.
@@ -83,6 +88,7 @@ class CompletenessStudy(Study):
         shared: Annotated[float, Ge(0), Le(1)] = 0.1,
         named: Annotated[float, Ge(0), Le(1)] = 0.5,
         examples: Annotated[int, Ge(1)] = 20,
+        fewest: Annotated[int, Ge(1)] = 3,
         show_progress: bool = True,
     ) -> None:
         for template in templates:
@@ -91,9 +97,14 @@ class CompletenessStudy(Study):
                     f"studies.completeness.templates: {template!r} must have {CONCEPT} once; write it "
                     "where the concept goes"
                 )
+        if fewest > examples:
+            raise UserError(
+                f"studies.completeness.fewest={fewest}: is more than examples={examples}, so that no concept could "
+                "have a feature; raise examples"
+            )
         self.templates = tuple(dict.fromkeys(sound(template) for template in templates))
         self.top, self.shared, self.named, self.examples = top, shared, named, examples
-        self.show_progress = show_progress
+        self.fewest, self.show_progress = fewest, show_progress
         # A file that isn't there is said before anything is loaded.
         self.concepts, self._notes = ([], []) if concepts is None else read_concepts(concepts)
 
@@ -137,7 +148,10 @@ class CompletenessStudy(Study):
         found = Estimate(None, None, None, n) if subject.store is None else Estimate(k / n, *wilson(k, n), n)
         said = f"fires in every template and on at most {most} other concepts"
         if subject.store is not None:
-            said += f", and {self.named:g} of its {self.examples} strongest examples name the concept"
+            said += (
+                f", and {self.named:g} of its up to {self.examples} strongest examples, one a text, name the concept; "
+                f"it has at least {self.fewest} of them"
+            )
         tables = {
             "covered": Table(COVERED, tuple(covered), f"Each concept's strongest feature of its own: {said}"),
             "concepts": Table(
@@ -148,18 +162,23 @@ class CompletenessStudy(Study):
         return Result({"covered": found, "covered_prompts": prompts}, tables, tuple(notes))
 
     def _goes_with(self, store: FeatureStore | None, feature: int, concept: str) -> bool:
+        if store is None:
+            return True
         share = self._named(store, feature, concept)
-        return store is None or (share is not None and share >= self.named)
+        return share is not None and share >= self.named and len(self._examples(store, feature)) >= self.fewest
 
     def _named(self, store: FeatureStore | None, feature: int, concept: str) -> float | None:
         """Return the share of the feature's strongest examples that name the concept; None where there are none."""
         if store is None:
             return None
-        tokens = store.top_tokens(feature, self.examples).tokens
-        around = [store.context(int(token), _AROUND, _AROUND) for token in tokens]
-        name = concept.casefold()
-        there = [name in (one.before + one.token + one.after).casefold() for one in around]
+        there = [names(store, token, concept) for token in self._examples(store, feature)]
         return sum(there) / len(there) if there else None
+
+    def _examples(self, store: FeatureStore, feature: int) -> list[int]:
+        """Return the strongest token of each text among those looked at, strongest first."""
+        tokens = store.top_tokens(feature, _LOOKED_AT * self.examples).tokens
+        first = np.unique(store.text_index[tokens], return_index=True)[1]
+        return tokens[np.sort(first)[: self.examples]].tolist()
 
     @staticmethod
     def _density(store: FeatureStore | None, feature: int) -> float | None:
@@ -180,6 +199,19 @@ class CompletenessStudy(Study):
             order = first + np.lexsort((features[first:last], -mean[first:last]))
             out.append(Firing(features[order], mean[order], templates[order], others[order]))
         return out
+
+
+def names(store: FeatureStore, token: int, concept: str) -> bool:
+    """Whether the context of a token has the concept's name in it as whole words, upper and lower case alike."""
+    context = store.context(token, _AROUND, _AROUND)
+    # A word that the context's edge cuts off goes on beyond it.
+    wide = store.context(token, 2 * _AROUND, 2 * _AROUND)
+    before = wide.before[: len(wide.before) - len(context.before)][-1:].casefold()
+    after = wide.after[len(context.after) :][:1].casefold()
+    inside = (context.before + context.token + context.after).casefold()
+    name = re.compile(rf"(?<![^\W_]){re.escape(concept.casefold())}(?![^\W_])")
+    found = name.search(before + inside + after, len(before))
+    return found is not None and found.end() <= len(before + inside)
 
 
 def read_concepts(path: str) -> tuple[list[str], list[str]]:

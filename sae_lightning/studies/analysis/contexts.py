@@ -28,7 +28,8 @@ _DENSE = 0.1
 class Example:
     """A token on which a feature is active, and the text around it.
 
-    token: its number in the store. low, high: of a quantile sample, the slice (low, high] that its activation is from.
+    token: its number in the store. value: its activation, with its sign. low, high: of a quantile sample, the slice
+    (low, high] that its |activation| is from.
     """
 
     kind: Kind
@@ -72,12 +73,12 @@ def examples_of(
 ) -> Examples:
     """Return a feature's examples: the ``top`` strongest tokens, the ``lowest`` weakest, and samples in between.
 
-    bins, per_bin: slices of equal width of (0, largest activation], and how many tokens are drawn from each with
-    ``seed`` (``FeatureStore.quantile_samples``). before, after, unit: how much of the text comes along. distinct: news
-    and code repeat themselves, so a token whose context, to the letter, is that of a stronger one is left out among the
-    top and the lowest, and the next one takes its place; samples are drawn from all tokens. 16 tokens are looked at for
-    each that is shown, no more: fewer are shown where even so all are alike, and where the feature fires on fewer.
-    Any of the numbers may be 0.
+    Strong and weak go by |activation|: AbsTopK's may be negative. bins, per_bin: slices of equal width of (0, largest
+    |activation|], and how many tokens are drawn from each with ``seed`` (``FeatureStore.quantile_samples``). before,
+    after, unit: how much of the text comes along. distinct: news and code repeat themselves, so a token whose context,
+    to the letter, is that of one already shown is left out among the top and the lowest, and the next one takes its
+    place; samples are drawn from all tokens. 16 tokens are looked at for each that is shown, no more: fewer are shown
+    where even so all are alike, and where the feature fires on fewer. Any of the numbers may be 0.
     """
 
     def example(kind: Kind, token: int, value: float, low: float | None = None, high: float | None = None) -> Example:
@@ -120,23 +121,31 @@ def examples_of(
 def informative(store: FeatureStore, n: int, information: Float[NDArray, "d_sae"] | None = None) -> list[int]:
     """Return the n features that say most about which text one reads (``Firings.information``), the most first.
 
-    information: where it is known already (array of ``DensityStudy``). Features that are active on more than 10 % of
-    the tokens are left out, and those that never are.
+    information: where it is known already (array of ``DensityStudy``). Features that never are active are left out,
+    and those that are on more than 10 % of the tokens, unless all that are active at all are (small SAEs).
     """
     if information is None:
         information = firings_by_text(store, show_progress=False).information()
-    able = (store.stats.count > 0) & (store.stats.count <= _DENSE * store.n_kept)
+    able = np.asarray(store.stats.count > 0)
+    if not _all_dense(store):
+        able &= store.stats.count <= _DENSE * store.n_kept
     order = np.argsort(np.where(able, -information, np.inf), kind="stable")
     return [int(i) for i in order[: min(n, int(able.sum()))]]
+
+
+def _all_dense(store: FeatureStore) -> bool:
+    """Whether every feature that fires does so on more than 10 % of the tokens."""
+    count = store.stats.count
+    return not ((count > 0) & (count <= _DENSE * store.n_kept)).any()
 
 
 class ContextsStudy(Study):
     """Tokens on which features are strongest, weakest, and some in between, with the text around them.
 
-    features: numbers of those to show; None: the ``n_features`` most ``informative``. The rest is
-    ``examples_of``'s. The table ``examples`` has a row each: feature, kind (top, quantile, lowest), value, before,
-    token, after, text (its number in the store), position (in the text, in tokens) and the text's title. Masked tokens
-    are context, never examples. Raises UserError for numbers that the store has no feature for, and for none at all.
+    features: numbers of those to show; None: the ``n_features`` most ``informative``. The rest is ``examples_of``'s.
+    The table ``examples`` has a row each: feature, kind (top, quantile, lowest), value (its sign kept), before, token,
+    after, text (its number in the store), position (in the text, in tokens) and the text's title. Masked tokens are
+    context, never examples. Raises UserError for numbers that the store has no feature for, and for none at all.
     """
 
     name: ClassVar[str] = "contexts"
@@ -187,7 +196,14 @@ class ContextsStudy(Study):
         columns = ("feature", "kind", "value", "before", "token", "after", "text", "position", "title")
         chosen_how = "given" if self.features else "that say most about which text one reads"
         caption = f"{len(chosen):,} features {chosen_how}"
-        return Result({}, {"examples": Table(columns, tuple(rows), caption)}, _notes(silent, skipped))
+        notes = _notes(silent, skipped)
+        if not self.features and not chosen:
+            notes += ("no feature is active in this store",)
+        elif not self.features and _all_dense(store):
+            notes += (
+                f"all features that are active are so on more than {_DENSE:.0%} of the tokens: shown all the same",
+            )
+        return Result({}, {"examples": Table(columns, tuple(rows), caption)}, notes)
 
     def examples(self, store: FeatureStore, feature: int) -> Examples:
         """Return one feature's examples as these settings have them."""
@@ -217,5 +233,5 @@ def _notes(silent: Sequence[int], skipped: int) -> tuple[str, ...]:
     if silent:
         notes.append(f"never active in this store: features {', '.join(map(str, silent))}")
     if skipped:
-        notes.append(f"{skipped:,} tokens were left out: their context was that of a stronger one, to the letter")
+        notes.append(f"{skipped:,} tokens were left out: their context was that of one shown, to the letter")
     return tuple(notes)

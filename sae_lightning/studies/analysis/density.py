@@ -50,8 +50,8 @@ class DensityStudy(Study):
     Of feature i: ``count_i`` firings, ``density_i = count_i / n``, ``mean_i`` activation where it fires (NaN where it
     never does), ``largest_i``, and ``information_i`` about which text one reads (``Firings.information``). Over
     features: ``dead`` is the share that never fire on these n tokens, ``rare`` that fire on a share of them above 0 and
-    below ``rare_below`` (25 of 2.5M tokens at 1e-5), ``dense_share`` that fire on more than ``dense_above``; ``l0`` is
-    the mean number of firings a token. dead and rare fall as n grows.
+    below ``rare_below`` (25 of 2.5M tokens at 1e-5; not defined where one firing is not below it), ``dense_share`` that
+    fire on more than ``dense_above``; ``l0`` is the mean number of firings a token. dead and rare fall as n grows.
 
     Intervals: a bootstrap over texts; of more than 1,024 texts (fewer in an SAE of more than 32,768 features)
     neighbours are drawn together. dead and rare have the jackknife's interval (``metrics.linearised``).
@@ -105,8 +105,19 @@ class DensityStudy(Study):
             "rare": self._rare(arrays, store.n_kept),
         }
         groups = len(states["n"])
-        few = f"{groups} texts: intervals need at least {FEWEST}; index more of them"
-        return Result(estimates, tables, (few,) if groups < FEWEST else (), draws, arrays=arrays)
+        notes = []
+        if groups < FEWEST:
+            notes.append(f"{groups} texts: intervals need at least {FEWEST}; index more of them")
+        if not self._may_be_rare(store.n_kept):
+            notes.append(f"{self._never_rare(store.n_kept)}; index more tokens, or raise rare_below")
+        return Result(estimates, tables, tuple(notes), draws, arrays=arrays)
+
+    def _may_be_rare(self, n: int) -> bool:
+        """Whether a feature that fires on one of n tokens is rare: if not, none can be."""
+        return self.rare_below * n > 1
+
+    def _never_rare(self, n: int) -> str:
+        return f"rare is not defined: one firing in {n:,} tokens is no share below {self.rare_below:g}"
 
     def _estimates(
         self, metric: StoreDensity, states: dict[str, Tensor], n_kept: int
@@ -120,6 +131,9 @@ class DensityStudy(Study):
         draws = {name: value.numpy() for name, value in drawn.items()}
         estimates = {}
         for name, value in defined(metric.compute()).items():
+            if name == "rare" and not self._may_be_rare(n_kept):
+                value = None
+                del draws[name]
             limits = None if value is None else interval(value, draws[name], groups)
             estimates[name] = Estimate(value, *(limits or (None, None)), n_kept)
         return estimates, draws
@@ -159,6 +173,8 @@ class DensityStudy(Study):
         )
         share = f"a share of {n:,} tokens above 0 and below {self.rare_below:g}"
         caption = f"{len(rare):,} of {len(count):,} features fire on {share}{self._first(rare)}"
+        if not self._may_be_rare(n):
+            caption = self._never_rare(n)
         return Table(("feature", "count", "density", "mean", "largest"), rows, caption)
 
     def _first(self, found: NDArray) -> str:

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sae_lightning.activations.normalise import row_statistics
 from sae_lightning.lm import FrozenLM
 from sae_lightning.lm.readout import NoReadout, Readout, find_readout, in_stream
 from sae_lightning.lm.sites import member_of
@@ -29,7 +30,9 @@ class LogitEffectStudy(Study):
     ``effect_i = (gamma ∘ (d_i - mean(d_i))) W_U^T / s``: logits per unit of the feature's activation. gamma is the
     final norm's weight; the mean is taken off where that norm is a LayerNorm; s is the norm's scale (the root mean
     square of what it reads), here a constant: its median over the kept ones of about ``tokens`` tokens. Without them
-    (``tokens`` 0, or no windows) s is 1: the order of a feature's tokens is the same, the size says nothing.
+    (``tokens`` 0, or no windows) s is 1: the order of a feature's tokens is the same, the size says nothing. An SAE
+    with ``layer_norm`` writes its rows times each token's standard deviation: there d_i is the row times the median,
+    over the same tokens, of the standard deviation of the raw activations it reads, or the row alone without tokens.
 
     An approximation. It leaves out what later blocks make of the row, and it holds the norm's scale still, which a row
     along the residual stream moves as well: for small activations it is the exact derivative of the logits, at a site
@@ -74,32 +77,53 @@ class LogitEffectStudy(Study):
         lm = subject.lm
         assert lm is not None
         readout = find_readout(lm)
-        scale, notes = self._scale(subject, lm, readout)
+        factor, notes = self._factor(subject, lm, readout)
         if readout.capped:
             notes += ("the model bends its logits after the unembedding: effects are those before it",)
-        rows = (readout.folded(written(subject.sae)) / scale).float().to(readout.W_U.device)
+        rows = (readout.folded(written(subject.sae)) * factor).float().to(readout.W_U.device)
         vocabulary = lm.tokenizer.get_vocab().values()
         arrays = self._extremes(rows, readout.W_U[: max(vocabulary) + 1])
         return Result({}, {"strongest": self._table(lm, arrays)}, notes, arrays=arrays)
 
-    def _scale(self, subject: Subject, lm: FrozenLM, readout: Readout) -> tuple[float, tuple[str, ...]]:
-        harvester = subject.harvester
+    def _factor(self, subject: Subject, lm: FrozenLM, readout: Readout) -> tuple[float, tuple[str, ...]]:
+        """Return what folded rows count times, and what to say of it."""
+        x, stream = self._seen(subject, lm, readout)
+        factor, notes = 1.0, []
         if readout.norm is None:
-            return 1.0, ("the model has no final norm",)
+            notes.append("the model has no final norm")
+        elif stream is None:
+            notes.append("the final norm's scale was not measured: effects are in no unit")
+        elif not len(stream):
+            notes.append("the mask leaves no token to measure the final norm's scale on: effects are in no unit")
+        else:
+            scales = readout.scales(stream)
+            low, scale, high = scales.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=scales.dtype)).tolist()
+            factor = 1 / scale
+            notes.append(
+                f"logits per unit of activation where the final norm divides by {scale:.4g}, its median over "
+                f"{len(scales):,} tokens (10 and 90 %: {low:.4g} and {high:.4g})"
+            )
+        if subject.sae.layer_norm and x is not None and len(x):
+            std = float(row_statistics(x.double())[1].quantile(0.5))
+            factor *= std
+            notes.append(
+                f"the SAE's layer norm is undone by a token's standard deviation: rows count times {std:.4g}, its "
+                f"median over {len(x):,} tokens"
+            )
+        elif subject.sae.layer_norm:
+            notes.append("rows are in units of each token's standard deviation, which was not measured")
+        return factor, tuple(notes)
+
+    def _seen(self, subject: Subject, lm: FrozenLM, readout: Readout) -> tuple[Tensor | None, Tensor | None]:
+        """Return (what the SAE reads, what the final norm reads) of kept tokens; None where there are no windows."""
+        harvester = subject.harvester
         if harvester is None or not len(subject.windows) or not self.tokens:
-            return 1.0, ("the final norm's scale was not measured: effects are in no unit",)
+            return None, None
         n = min(len(subject.windows), -(-self.tokens // harvester.windows.context_length))
         spread = np.linspace(0, len(subject.windows) - 1, n).round().astype(int)
-        batch, _, keep = harvester.full([int(subject.windows[i]) for i in np.unique(spread)])
-        x = lm.activations(batch.tokens, [readout.site])[readout.site]
-        scales = readout.scales(x[keep.to(x.device)])
-        if not len(scales):
-            return 1.0, ("the mask leaves no token to measure the final norm's scale on: effects are in no unit",)
-        low, scale, high = scales.quantile(torch.tensor([0.1, 0.5, 0.9], dtype=scales.dtype)).tolist()
-        return scale, (
-            f"logits per unit of activation where the final norm divides by {scale:.4g}, its median over "
-            f"{len(scales):,} tokens (10 and 90 %: {low:.4g} and {high:.4g})",
-        )
+        batch, x, keep = harvester.full([int(subject.windows[i]) for i in np.unique(spread)])
+        stream = lm.activations(batch.tokens, [readout.site])[readout.site]
+        return x[keep], stream[keep.to(stream.device)]
 
     def _extremes(self, rows: Float[Tensor, "F d"], W_U: Float[Tensor, "V d"]) -> dict[str, NDArray]:
         """Return the n largest and smallest of ``rows @ W_U.T`` in each row, and how far the largest stands out.

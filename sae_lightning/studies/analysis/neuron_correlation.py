@@ -1,6 +1,5 @@
 """Is a feature just a neuron?"""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
@@ -15,9 +14,9 @@ from torch import Tensor
 
 from sae_lightning.activations import Harvester
 from sae_lightning.core import Estimate, Permutation, Sites, UserError, derive_seed
-from sae_lightning.lm.sites import site_layer
 from sae_lightning.metrics import bootstrap_weights, interval
 from sae_lightning.studies.analysis.cross_sums import Active, CrossSums
+from sae_lightning.studies.analysis.layers_seen import guess, layers_seen
 from sae_lightning.studies.passes import Pass, read_unit
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.study import Cell, Result, Study, Table
@@ -30,11 +29,6 @@ _SHARES = (0.3, 0.5)
 _SUMS = 1 << 27
 # Draws of one block times features: 64 MB of weights.
 _WEIGHTS = 1 << 23
-# What of a block, after its name, lies behind its MLP's neurons.
-_BEHIND_NEURONS = re.compile(
-    r"(hook_resid_post|hook_out|hook_mlp_out|(mlp|feed_forward|ffn)(\.(hook_out|hook_post|out\b.*|down_proj.*|c_proj.*|"
-    r"fc_out.*|fc2.*|dense_4h_to_h.*))?)?"
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +66,8 @@ class NeuronCorrelationStudy(Study):
       out anew among the tokens of each 4,096: what the best of so many neurons comes to by chance.
 
     tokens: in windows spread evenly over the text; null: all of it. neurons: the site of a layer's neurons. layers: in
-    place of those that the read site sees. shown: pairs in the table. seed: of control and bootstrap.
+    place of those that the read site sees, as far as its name tells (a note says where it doesn't). shown: pairs in the
+    table. seed: of control and bootstrap.
 
     Memory: the sums of features times neurons take 1 GiB at most; where there are more, layers go by in blocks, each a
     pass of the data. SmolLM2 up to layer 9, 4,608 features: 49,152 tokens take about 50 s on 2 free cores.
@@ -136,7 +131,7 @@ class NeuronCorrelationStudy(Study):
                 for layer in block:
                     best.take(layer, *sums[layer].best(often))
                     shuffled.take(layer, *control[layer].best(often[chosen]))
-        return self._result(best, shuffled, counts, n, widths)
+        return self._result(best, shuffled, counts, n, widths, self._guesses(subject))
 
     def _site(self, layer: int) -> str:
         return self.neurons.replace("{layer}", str(layer))
@@ -147,6 +142,13 @@ class NeuronCorrelationStudy(Study):
         assert subject.lm is not None
         assert subject.harvester is not None
         return range(max(layers_seen(site, subject.lm.n_layers) for site in subject.harvester.sites.read))
+
+    def _guesses(self, subject: Subject) -> tuple[str, ...]:
+        """Return what was taken for granted of where the SAE reads."""
+        if self.layers is not None or subject.harvester is None or subject.lm is None:
+            return ()
+        found = [guess(site, subject.lm.n_layers) for site in subject.harvester.sites.read]
+        return tuple(f"{one}; studies.neuron_correlation.layers names others" for one in found if one)
 
     def _units(self, subject: Subject) -> list[list[int]]:
         """Return whole units of windows, spread evenly: the same shapes give the same bits."""
@@ -227,7 +229,15 @@ class NeuronCorrelationStudy(Study):
         mine = place >= 0
         return Active.of(order[rows[mine]], place[mine], values[mine], (len(chosen), shape[1]))
 
-    def _result(self, best: Best, shuffled: Best, counts: NDArray[np.int64], n: int, widths: dict[int, int]) -> Result:
+    def _result(
+        self,
+        best: Best,
+        shuffled: Best,
+        counts: NDArray[np.int64],
+        n: int,
+        widths: dict[int, int],
+        guesses: tuple[str, ...],
+    ) -> Result:
         there = np.flatnonzero(np.isfinite(best.r))
         found = np.abs(best.r[there])
         estimates = {"neuron_correlation_mean": self._estimate(found)}
@@ -254,7 +264,7 @@ class NeuronCorrelationStudy(Study):
             f"{sum(widths.values()):,} neurons of layers {', '.join(map(str, widths))}"
         )
         arrays = {"neuron_layer": best.layer, "neuron": best.neuron, "neuron_correlation": best.r.astype(np.float32)}
-        return Result(estimates, tables, (note,), arrays=arrays)
+        return Result(estimates, tables, (note, *guesses), arrays=arrays)
 
     def _estimate(self, values: Float[NDArray, "m"]) -> Estimate:
         """Return the mean over features with its interval."""
@@ -268,18 +278,3 @@ class NeuronCorrelationStudy(Study):
             drawn.append(bootstrap_weights(n, min(step, self.draws - first), seed).numpy() @ values / n)
         value = float(values.mean())
         return Estimate(value, *(interval(value, np.concatenate(drawn), n) or (None, None)), n)
-
-
-def layers_seen(site: str, n_layers: int) -> int:
-    """Return of how many MLPs, from the first, the activation at ``site`` has the output, or the neurons, in it.
-
-    ``blocks.9.hook_resid_post`` 10, ``blocks.9.hook_resid_pre``, ``blocks.9.mlp.hook_in`` and
-    ``blocks.9.hook_attn_out`` 9; module paths likewise (``model.layers.9`` 10, ``model.layers.9:in`` 9). Outside the
-    blocks: 0 for embeddings, else all.
-    """
-    layer = site_layer(site)
-    if layer is None:
-        return 0 if "emb" in site and "unemb" not in site else n_layers
-    rest = re.split(rf"\b{layer}(?=\.|:|$)", site, maxsplit=1)[1].removeprefix(".")
-    behind = _BEHIND_NEURONS.fullmatch(rest) is not None
-    return layer + behind

@@ -37,7 +37,7 @@ class SimilarityStudy(Study):
     measure: ``cosine`` is ``d_i . d_j / (||d_i|| ||d_j||)``, ``dot`` is ``d_i . d_j``, ``euclidean`` is
     ``||d_i - d_j||``, of which the smallest is nearest. Signed: a feature and its opposite are far apart. Of several
     sites the rows are those of all sites side by side. A row of zeros has no direction: under ``cosine`` it is nobody's
-    neighbour and has none; among all pairs its cosines are 0.
+    neighbour and has none; among all pairs its cosines are 0. A feature without any other has none either.
 
     Arrays: ``neighbour`` [d_sae, n] int32, nearest first, of equal ones the lower number; -1 where there are fewer than
     n others. ``neighbour_MEASURE`` [d_sae, n] float32, NaN there. Products are float64, results rounded to float32.
@@ -82,8 +82,7 @@ class SimilarityStudy(Study):
         if self.measure == "cosine":
             found["twin_share"] = (nearest > _TWINS).astype(np.float64)
         estimates = {name: self._estimate(each) for name, each in found.items()}
-        left = len(values) - len(nearest)
-        notes = (f"{left:,} features write nothing and have no neighbour",) if left and self.measure == "cosine" else ()
+        notes = _notes(len(values), int(pairs.empty.sum()), len(values) - len(nearest))
         arrays = {"neighbour": neighbours, f"neighbour_{self.measure}": values}
         return Result(estimates, {"nearest": self._table(neighbours, values)}, notes, arrays=arrays)
 
@@ -140,6 +139,19 @@ class SimilarityStudy(Study):
         rows = tuple((int(low[i]), int(high[i]), float(value[i])) for i in chosen)
         caption = f"The nearest pairs of {len(neighbours):,} features"
         return Table(("feature", "neighbour", self.measure), rows, caption)
+
+
+def _notes(n: int, empty: int, left: int) -> tuple[str, ...]:
+    """Say why ``left`` of n features have no neighbour. empty: those without a direction."""
+    notes = []
+    if empty:
+        what = "1 feature writes nothing and has" if empty == 1 else f"{empty:,} features write nothing and have"
+        notes.append(f"{what} no neighbour")
+    if left > empty:
+        # One at most: of two, each has the other.
+        other = "no other writes anything" if n > 1 else "there is no other"
+        notes.append(f"{left - empty} feature has no neighbour: {other}")
+    return tuple(notes)
 
 
 class _Pairs:

@@ -114,6 +114,15 @@ def test_shared_examples_are_the_tokens_with_the_most_of_its_features(
             assert [piece] == store.pieces(token, token + 1)  # type: ignore[arg-type, operator]
 
 
+def test_signs_change_nothing(planted: Planted, tmp_path: Path) -> None:
+    def signed(n: int) -> np.ndarray:
+        return grouped(n) * np.random.default_rng(8).choice([-1, 1], (n, D_SAE)).astype(np.float32)
+
+    other = planted_store(tmp_path / "signed", d_sae=D_SAE, dense=signed)
+    assert (other.dense < 0).sum() > 100
+    assert run(other).to_json() == run(planted).to_json()
+
+
 def test_what_is_alike_to_the_letter_is_shown_once(tmp_path: Path) -> None:
     texts = ["the same news again", "the same news again", "the same news again", "other news of the day"] * 6
     planted = planted_store(tmp_path, d_sae=D_SAE, dense=grouped, texts=texts)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sae_lightning.core import UserError
+from sae_lightning.sae.topk import TopKSAE
 from sae_lightning.store import Reader
 from sae_lightning.studies import Subject
 from sae_lightning.studies.analysis.colouring import ColouringStudy, colour
@@ -65,6 +66,28 @@ def test_the_top_features_of_the_texts_are_chosen_and_shown(subject: Subject) ->
         at += len(mine)
     assert list(result.tables["colouring"].rows) == expected
     assert all(row[3] for row in result.tables["colouring"].rows), "masked tokens have no features"
+
+
+def test_negative_activations_colour_by_size_and_keep_their_sign(subject: Subject, tmp_path: Path) -> None:
+    assert isinstance(subject.sae, TopKSAE)
+    subject.sae.selection = "abs_topk"
+    store = subject.store
+    assert store is not None
+    every = store.activations_over(TEXTS[0], list(range(store.d_sae))).values
+    size = np.abs(every).max(0)
+    chosen = sorted(np.flatnonzero(size), key=lambda f: (-size[f], f))
+    (one,) = colour(store, TEXTS[:1], top=store.d_sae, show_progress=False)
+    assert one.features.tolist() == chosen
+    np.testing.assert_array_equal(one.values, every[:, chosen])
+    np.testing.assert_array_equal(one.largest, np.maximum(size, np.asarray(store.stats.largest))[chosen])
+    assert (one.largest > 0).all()
+    result = study(texts=TEXTS[:1], top=store.d_sae).run(subject)
+    rows = result.tables["features"].rows
+    assert [row[2] for row in rows] == [every[np.abs(every[:, f]).argmax(), f] for f in chosen]
+    assert [row[3] for row in rows] == [(every[:, f] != 0).sum() for f in chosen]
+    # Some features are active, and never above 0.
+    assert any(every[:, f].max() <= 0 for f in chosen)
+    assert {row[5] < 0 for row in result.tables["colouring"].rows} == {True, False}  # type: ignore[operator]
 
 
 def test_features_may_be_named(subject: Subject) -> None:

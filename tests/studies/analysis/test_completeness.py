@@ -84,15 +84,15 @@ def test_the_tables_are_what_reading_one_text_after_the_other_gives(
     starts = np.concatenate([[0], np.cumsum([len(text.encode()) for text in planted.texts])])
     kept_tokens = planted.store.n_kept
 
-    def share_named(feature: int, concept: str) -> float | None:
+    def share_named(feature: int, concept: str) -> tuple[float | None, int]:
         column = planted.dense[:, feature]
-        order = np.lexsort((np.arange(len(column)), -column))[:7]
-        order = order[column[order] > 0]
-        if not len(order):
-            return None
-        hits = 0
-        for token in order:
+        order = np.lexsort((np.arange(len(column)), -column))[: 16 * 7]
+        hits, texts = 0, []
+        for token in order[column[order] > 0]:
             text = int(np.searchsorted(starts, token, side="right")) - 1
+            if text in texts or len(texts) == 7:
+                continue
+            texts.append(text)
             at = token - starts[text]
             # The last text is indexed as far as the last whole window goes.
             data = planted.texts[text].encode()[: planted.store.n_tokens - starts[text]]
@@ -102,8 +102,16 @@ def test_the_tables_are_what_reading_one_text_after_the_other_gives(
                 first += 1
             while last < len(data) and data[last] & 0xC0 == 0x80:
                 last += 1
-            hits += concept.casefold() in data[first:last].decode().casefold()
-        return hits / len(order)
+            whole, name = data.decode(errors="ignore").casefold(), concept.casefold()
+            begin = len(data[:first].decode().casefold())
+            end = begin + len(data[first:last].decode().casefold())
+            hits += any(
+                whole.startswith(name, i)
+                and not whole[max(0, i - 1) : i].isalnum()
+                and not whole[i + len(name) : i + len(name) + 1].isalnum()
+                for i in range(begin, end - len(name) + 1)
+            )
+        return (hits / len(texts), len(texts)) if texts else (None, 0)
 
     covered, prompts = [], []
     for i, concept in enumerate(CONCEPTS):
@@ -113,7 +121,9 @@ def test_the_tables_are_what_reading_one_text_after_the_other_gives(
             f for f in order if fires[i, f] == len(TEMPLATES) and count[f] - 1 <= shared * (len(CONCEPTS) - 1) + 1e-9
         ]
         prompts.append(bool(own))
-        its = next((f for f in own if (share_named(f, concept) or 0) >= named), None)
+        its = next(
+            (f for f in own if (share_named(f, concept)[0] or 0) >= named and share_named(f, concept)[1] >= 3), None
+        )
         covered.append(its)
         shown = list(dict.fromkeys([*order[:3], *([] if its is None else [its])]))
         rows = [row for row in result.tables["concepts"].rows if row[0] == concept]
@@ -122,7 +132,7 @@ def test_the_tables_are_what_reading_one_text_after_the_other_gives(
             assert row[3] == pytest.approx(mean[i, f], rel=1e-4)
             assert row[4:6] == (fires[i, f], count[f] - 1)
             assert row[6] == pytest.approx((planted.dense[:, f] != 0).sum() / kept_tokens)
-            assert row[7] == share_named(f, concept)
+            assert row[7] == share_named(f, concept)[0]
             assert row[8] == (f == its)
         (row,) = [row for row in result.tables["covered"].rows if row[0] == concept]
         assert row[2:4] == (its is not None, its)
@@ -208,6 +218,7 @@ def test_mistakes_are_one_line(subject: Subject, tmp_path: Path) -> None:
     refused("c.txt: is not UTF-8 (byte 1)", b"a\xff\n")
     refused("cannot be read", concepts_is_folder(path, tmp_path))
     path = tmp_path / "d.txt"
+    refused("fewest=3: is more than examples=2", "a\nb\n", examples=2)
     refused("'They live here' must have {concept} once", "a\nb\n", templates=["They live here"])
     refused("ends at token 80, but the language model reads 63", "a\n" + "b" * 80, templates=["{concept}"])
     assert "needs concepts" in (study(None).reason(subject) or "")

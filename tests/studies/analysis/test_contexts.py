@@ -109,6 +109,56 @@ def test_informative_features_are_those_with_the_largest_information(planted: Pl
     assert informative(planted.store, 100, -information) == expected[::-1]
 
 
+def signed(n: int) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    return (rng.standard_normal((n, 6)) * (rng.random((n, 6)) < 0.15)).astype(np.float32)
+
+
+def test_negative_activations_rank_by_size_and_keep_their_sign(tmp_path) -> None:
+    texts = ["the very same article"] * 8 + made_up_texts(10)
+    planted = planted_store(tmp_path, d_sae=6, dense=signed, texts=texts)
+    store = planted.store
+    shown = []
+    for feature in range(6):
+        column = planted.dense[:, feature]
+        found = examples_of(store, feature, top=6, lowest=4, bins=3, per_bin=100)
+        for kind, sign, n in ((found.top, -1, 6), (found.lowest, 1, 4)):
+            expected, seen = [], set()
+            for token in sorted(np.flatnonzero(column), key=lambda t: (sign * abs(column[t]), t)):
+                context = store.context(int(token))
+                text = context.before + context.token + context.after
+                if text not in seen:
+                    expected.append(token)
+                    seen.add(text)
+            assert [one.token for one in kind] == expected[:n]
+        assert sorted(one.token for one in found.quantiles) == np.flatnonzero(column).tolist()
+        assert all(one.low < abs(one.value) <= one.high for one in found.quantiles)  # type: ignore[operator]
+        assert all(one.value == column[one.token] for one in found)
+        shown += [one.value for one in found.top]
+    assert min(shown) < 0 < max(shown)
+    table = ContextsStudy([2], top=6, show_progress=False).run(subject(planted)).tables["examples"]
+    assert [row[2] for row in table.rows[:6]] == [one.value for one in examples_of(store, 2, top=6).top]
+
+
+def test_an_sae_whose_features_are_all_frequent_has_examples_and_says_so(tmp_path) -> None:
+    def frequent(n: int) -> np.ndarray:
+        rng = np.random.default_rng(2)
+        out = (rng.random((n, 4)) < np.array([0.3, 0.5, 0.8, 0.0])).astype(np.float32)
+        out[: n // 2, 1] = 0.0  # of the second half of the texts
+        return out
+
+    planted = planted_store(tmp_path / "a", d_sae=4, dense=frequent)
+    information = firings_by_text(planted.store, show_progress=False).information()
+    expected = sorted(range(3), key=lambda i: -information[i])
+    assert informative(planted.store, 9) == expected
+    assert informative(planted.store, 1) == expected[:1] == [1]
+    result = ContextsStudy(show_progress=False).run(subject(planted))
+    assert list(dict.fromkeys(row[0] for row in result.tables["examples"].rows)) == expected
+    assert any("more than 10% of the tokens: shown all the same" in note for note in result.notes)
+    silent = planted_store(tmp_path / "b", d_sae=4, dense=lambda n: np.zeros((n, 4), np.float32))
+    assert ContextsStudy(show_progress=False).run(subject(silent)).notes == ("no feature is active in this store",)
+
+
 def test_the_table(planted: Planted) -> None:
     study = ContextsStudy(features=[3, 1, 3], top=2, lowest=1, bins=2, per_bin=1, show_progress=False)
     assert study.reason(subject(planted)) is None

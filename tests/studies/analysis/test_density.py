@@ -121,6 +121,19 @@ def test_few_texts_give_no_interval_and_say_so(tmp_path) -> None:
     assert result.estimates["l0"].low is None
 
 
+def test_rare_is_not_defined_where_one_firing_is_not(planted: Planted) -> None:
+    n = planted.store.n_kept
+    for share, defined in ((0.5 / n, False), (1 / n, False), (1.5 / n, True)):
+        result = run(planted, rare_below=share)
+        estimate, caption = result.estimates["rare"], result.tables["rare"].caption
+        once = int(((planted.dense > 0).sum(0) == 1).sum())
+        assert estimate.value == (once / 30 if defined else None)
+        assert (estimate.low is not None) == defined
+        assert ("rare is not defined" in caption) == (not defined)
+        assert any("rare is not defined" in note for note in result.notes) == (not defined)
+        assert len(result.tables["rare"].rows) == (once if defined else 0)
+
+
 def test_a_store_is_needed() -> None:
     assert "feature store" in (DensityStudy().reason(Subject(StandardSAE(4, 6))) or "")
 

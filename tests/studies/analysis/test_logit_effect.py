@@ -179,6 +179,33 @@ def test_rescaled_rows_count_as_their_directions(windows, language_model) -> Non
     np.testing.assert_allclose(got["promoted_logit"], want["promoted_logit"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["tiny", "llama"])
+def test_rows_in_units_of_a_token_s_standard_deviation_count_by_its_median(kind: str, windows, language_model) -> None:
+    lm, W = language_model(kind), decoder()
+    study = LogitEffectStudy(n=6, tokens=100, show_progress=False)
+    one = subject(lm, windows, W, layer_norm=True)
+    batch = windows.batch(np.unique(np.linspace(0, N_WINDOWS - 1, 5).round().astype(int)))
+    ids = batch.tokens.numpy()
+    real = (batch.token_index.numpy() >= 0) & (ids != 7) & (ids != 256) & (np.arange(ids.shape[1]) > 0)
+    x = lm.activations(batch.tokens, [SITE])[SITE].double().numpy()[real]
+    std = float(np.median(np.sqrt(x.var(1) + 1e-5)))
+    assert abs(std - 1) > 0.05
+    result = study.run(one)
+    effect = dense(kind, lm, windows, W.double().numpy(), 100)[0] * std
+    order = np.argsort(-effect, axis=1, kind="stable")[:, :6]
+    np.testing.assert_array_equal(result.arrays["promoted"], order)
+    np.testing.assert_allclose(result.arrays["promoted_logit"], np.take_along_axis(effect, order, 1), rtol=1e-4)
+    assert f"standard deviation: rows count times {std:.4g}, its median over {len(x):,} tokens" in result.notes[1]
+    plain = study.run(subject(lm, windows, W))
+    assert not any("standard deviation" in note for note in plain.notes)
+    np.testing.assert_allclose(result.arrays["logit_peak"], plain.arrays["logit_peak"], rtol=1e-5)
+    # Without tokens there is nothing to measure on.
+    unknown = LogitEffectStudy(tokens=0, show_progress=False).run(one)
+    assert any("in units of each token's standard deviation" in note for note in unknown.notes)
+    without = LogitEffectStudy(tokens=0, show_progress=False).run(subject(lm, windows, W))
+    np.testing.assert_array_equal(unknown.arrays["promoted_logit"], without.arrays["promoted_logit"])
+
+
 def test_reasons(windows, language_model) -> None:
     study, lm = LogitEffectStudy(), language_model("tiny")
     assert "needs a language model" in (study.reason(Subject(sae_of(decoder()))) or "")

@@ -12,9 +12,10 @@ from sae_lightning.activations import Harvester, MaskPolicy
 from sae_lightning.core import Sites, UserError, torch_generator
 from sae_lightning.sae.topk import TopKSAE
 from sae_lightning.studies import Subject
+from sae_lightning.studies.analysis import layers_seen
 from sae_lightning.studies.analysis import neuron_correlation as module
 from sae_lightning.studies.analysis.cross_sums import Active, CrossSums
-from sae_lightning.studies.analysis.neuron_correlation import NeuronCorrelationStudy, layers_seen
+from sae_lightning.studies.analysis.neuron_correlation import NeuronCorrelationStudy
 from sae_lightning.studies.passes import UNIT_TOKENS
 from tests.studies.analysis.tiny_subject import tiny_subject
 
@@ -159,54 +160,16 @@ def test_sums_in_parts_are_sums_and_a_constant_neuron_has_no_correlation() -> No
     np.testing.assert_allclose(r, np.where(wanted, expected[np.arange(7), best], np.nan), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("site", "seen"),
-    [
-        ("blocks.9.hook_resid_post", 10),
-        ("blocks.9.hook_resid_pre", 9),
-        ("blocks.9.hook_resid_mid", 9),
-        ("blocks.9.hook_attn_out", 9),
-        ("blocks.9.attn.hook_z", 9),
-        ("blocks.9.mlp.hook_in", 9),
-        ("blocks.9.mlp.hook_pre", 9),
-        ("blocks.9.mlp.hook_post", 10),
-        ("blocks.9.mlp.out.hook_in", 10),
-        ("blocks.9.hook_mlp_out", 10),
-        ("blocks.0.hook_resid_pre", 0),
-        ("model.layers.4", 5),
-        ("model.layers.4:in", 4),
-        ("model.layers.4.mlp", 5),
-        ("model.layers.4.mlp:in", 4),
-        ("model.layers.4.mlp.down_proj:in", 5),
-        ("model.layers.4.mlp.up_proj", 4),
-        ("model.layers.4.self_attn", 4),
-        ("transformer.h.2", 3),
-        ("hook_embed", 0),
-        ("model.embed_tokens", 0),
-        ("ln_final.hook_normalized", 12),
-        ("unembed.hook_in", 12),
-    ],
-)
-def test_layers_whose_mlps_a_site_sees(site: str, seen: int) -> None:
-    assert layers_seen(site, 12) == seen
-
-
-def test_what_a_site_sees_is_what_changes_it(tmp_path: Path) -> None:
-    """The names say what the model does: neurons set to 0 change the sites that see them, and no others."""
-    lm = tiny_subject(tmp_path).lm
-    assert lm is not None
-    tokens = torch.arange(20)[None]
-    sites = [
-        *(f"blocks.{i}.{part}" for i in range(3) for part in ("hook_resid_pre", "hook_resid_post", "mlp.hook_in")),
-        "blocks.1.hook_mlp_out",
-        "blocks.1.hook_attn_out",
-        "ln_final.hook_out",
-    ]
-    clean = lm.run(tokens, sites=sites).seen
-    for layer in range(3):
-        seen = lm.run(tokens, {f"blocks.{layer}.mlp.hook_post": torch.zeros_like}, sites=sites).seen
-        for site in sites:
-            assert (not torch.equal(seen[site], clean[site])) == (layer < layers_seen(site, 3)), (site, layer)
+def test_what_is_not_known_of_a_site_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = tiny_subject(tmp_path, site="blocks.1.mlp.hook_in")
+    assert len(study().run(subject).notes) == 1
+    # As if the name told nothing.
+    monkeypatch.setattr(layers_seen, "_BEFORE", ())
+    result = study().run(subject)
+    assert "blocks.1.mlp.hook_in is not known: taken to lie before the MLP of its block" in result.notes[1]
+    assert "sees layer 0; studies.neuron_correlation.layers names others" in result.notes[1]
+    assert "neurons of layers 0" in result.notes[0]
+    assert len(study(layers=[0]).run(subject).notes) == 1
 
 
 def test_what_cannot_be_asked(tmp_path: Path) -> None:

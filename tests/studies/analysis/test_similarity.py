@@ -104,9 +104,23 @@ def test_fewer_features_than_neighbours() -> None:
     result = run(torch.eye(3), n=5)
     assert result.arrays["neighbour"].tolist() == [[1, 2, -1, -1, -1], [0, 2, -1, -1, -1], [0, 1, -1, -1, -1]]
     assert np.isnan(result.arrays["neighbour_cosine"][:, 2:]).all()
-    alone = run(torch.ones(1, 3))
-    assert alone.values["nearest_cosine"] is None
-    assert not alone.tables["nearest"].rows
+
+
+def test_why_a_feature_has_no_neighbour_is_said_and_counted() -> None:
+    zeros = "features write nothing and have no neighbour"
+    for measure in MEASURES:
+        alone = run(torch.ones(1, 3), measure=measure)
+        assert alone.values[f"nearest_{measure}"] is None
+        assert not alone.tables["nearest"].rows
+        assert alone.notes == ("1 feature has no neighbour: there is no other",)
+    W = torch.zeros(4, 3)
+    assert run(W).notes == (f"4 {zeros}",)
+    W[2, 1] = 2.0
+    assert run(W).notes == (f"3 {zeros}", "1 feature has no neighbour: no other writes anything")
+    W[1:] += 1.0
+    assert run(W).notes == ("1 feature writes nothing and has no neighbour",)
+    assert run(W[1:]).notes == run(W, measure="dot").notes == ()
+    assert run(torch.zeros(1, 3)).notes == ("1 feature writes nothing and has no neighbour",)
 
 
 def test_a_file_that_can_not_be_written_is_refused(tmp_path, monkeypatch) -> None:
