@@ -5,7 +5,7 @@ import torch
 
 from sae_lightning.core import torch_generator
 from sae_lightning.sae import BatchTopKSAE, MatryoshkaSAE, SparseAutoencoder, StandardSAE, TopKSAE, initialise
-from sae_lightning.sae.proven import ProvenEncoder
+from sae_lightning.sae.proven import ProvenEncoder, _exceeds
 
 
 def batch_topk(seed: int, scale: float = 1.0, shift: float = 0.0, d_in: int = 48, d_sae: int = 400) -> BatchTopKSAE:
@@ -61,8 +61,9 @@ def test_no_bar_cuts_off_what_exceeds_the_threshold(seed: int) -> None:
     bias = sae.b_enc.detach().to(torch.bfloat16)
     narrow = torch.addmm(bias, centred.to(torch.bfloat16), sae.W_enc.detach().to(torch.bfloat16))
     for threshold in z.flatten().quantile(torch.tensor([0.01, 0.3, 0.9, 0.999])).tolist():
-        bars = encoder._bars(centred, threshold)
+        bars = encoder._bars(centred, centred.to(torch.bfloat16), threshold)
         assert (narrow > bars)[z > threshold].all()
+        assert torch.equal(_exceeds(narrow, bars), narrow > bars)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
