@@ -1,6 +1,7 @@
 """sae_lightning: train and read sparse autoencoders on language models.
 
-From Python: ``load_sae(path)``, ``FrozenLM.load(name)``, ``FeatureStore.open(path)``. From the shell: ``python -m sae_lightning.train --help``.
+From Python: ``load_sae(path)``, ``FrozenLM.load(name)``, ``FeatureStore.open(path)``. From the shell:
+``python -m sae_lightning.train --help``.
 """
 
 from importlib import import_module
