@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sae_lightning.activations import Harvester
 from sae_lightning.core import Estimate, Permutation, Sites, UserError, derive_seed
-from sae_lightning.metrics import bootstrap_weights, interval
 from sae_lightning.studies.analysis.cross_sums import Active, CrossSums
 from sae_lightning.studies.analysis.layers_seen import guess, layers_seen
+from sae_lightning.studies.over_features import mean_estimate
 from sae_lightning.studies.passes import Pass, read_unit
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.study import Cell, Result, Study, Table
@@ -27,8 +27,6 @@ COLUMNS = ("feature", "layer", "neuron", "correlation", "firings")
 _SHARES = (0.3, 0.5)
 # Sums of features times neurons that one pass of the data makes: 1 GiB in float64.
 _SUMS = 1 << 27
-# Draws of one block times features: 64 MB of weights.
-_WEIGHTS = 1 << 23
 
 
 @dataclass(frozen=True)
@@ -240,12 +238,12 @@ class NeuronCorrelationStudy(Study):
     ) -> Result:
         there = np.flatnonzero(np.isfinite(best.r))
         found = np.abs(best.r[there])
-        estimates = {"neuron_correlation_mean": self._estimate(found)}
+        estimates = {"neuron_correlation_mean": self._mean(found)}
         for share in _SHARES:
-            estimates[f"neuron_correlation_share_{share}"] = self._estimate((found > share).astype(np.float64))
+            estimates[f"neuron_correlation_share_{share}"] = self._mean((found > share).astype(np.float64))
         chance = np.abs(shuffled.r[np.isfinite(shuffled.r)])
         if self.control:
-            estimates["neuron_correlation_shuffled"] = self._estimate(chance)
+            estimates["neuron_correlation_shuffled"] = self._mean(chance)
         order = there[np.lexsort((there, -found))]
         pairs: list[tuple[Cell, ...]] = [
             (int(i), int(best.layer[i]), int(best.neuron[i]), float(best.r[i]), int(counts[i]))
@@ -266,15 +264,5 @@ class NeuronCorrelationStudy(Study):
         arrays = {"neuron_layer": best.layer, "neuron": best.neuron, "neuron_correlation": best.r.astype(np.float32)}
         return Result(estimates, tables, (note, *guesses), arrays=arrays)
 
-    def _estimate(self, values: Float[NDArray, "m"]) -> Estimate:
-        """Return the mean over features with its interval."""
-        n = len(values)
-        if not n:
-            return Estimate(None, None, None, 0)
-        step = max(1, _WEIGHTS // n)
-        drawn = []
-        for first in range(0, self.draws, step):
-            seed = derive_seed(self.seed, "studies", self.name, first)
-            drawn.append(bootstrap_weights(n, min(step, self.draws - first), seed).numpy() @ values / n)
-        value = float(values.mean())
-        return Estimate(value, *(interval(value, np.concatenate(drawn), n) or (None, None)), n)
+    def _mean(self, values: Float[NDArray, "m"]) -> Estimate:
+        return mean_estimate(values, self.name, self.seed, self.draws)

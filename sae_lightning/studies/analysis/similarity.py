@@ -11,12 +11,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sae_lightning.core import UserError, atomic_path, derive_seed
-from sae_lightning.metrics import bootstrap_weights, interval
+from sae_lightning.core import UserError, atomic_path
 from sae_lightning.studies.directions import written
+from sae_lightning.studies.over_features import mean_estimate
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.ranking import largest
-from sae_lightning.studies.study import Estimate, Result, Study, Table
+from sae_lightning.studies.study import Result, Study, Table
 from sae_lightning.studies.subject import Subject
 from sae_lightning.studies.windows import DRAWS
 
@@ -24,8 +24,6 @@ Measure = Literal["cosine", "dot", "euclidean"]
 
 # Numbers in one block [rows, d_sae] of pairs: 128 MB in float64.
 _PAIRS = 1 << 24
-# Draws of one block times features: 64 MB of weights.
-_WEIGHTS = 1 << 23
 # Squared distances below this share of the squared norms are none.
 _ROUNDING = 1e-13
 _TWINS = 0.9
@@ -81,7 +79,7 @@ class SimilarityStudy(Study):
         found = {f"nearest_{self.measure}": nearest}
         if self.measure == "cosine":
             found["twin_share"] = (nearest > _TWINS).astype(np.float64)
-        estimates = {name: self._estimate(each) for name, each in found.items()}
+        estimates = {name: mean_estimate(each, self.name, self.seed, self.draws) for name, each in found.items()}
         notes = _notes(len(values), int(pairs.empty.sum()), len(values) - len(nearest))
         arrays = {"neighbour": neighbours, f"neighbour_{self.measure}": values}
         return Result(estimates, {"nearest": self._table(neighbours, values)}, notes, arrays=arrays)
@@ -116,18 +114,6 @@ class SimilarityStudy(Study):
             neighbours[at] = np.where(there, columns.cpu().numpy(), -1)
             values[at] = np.where(there, block.gather(1, columns).cpu().numpy(), np.nan)
         return neighbours, values
-
-    def _estimate(self, values: NDArray[np.float64]) -> Estimate:
-        n = len(values)
-        if not n:
-            return Estimate(None, None, None, 0)
-        step = max(1, _WEIGHTS // n)
-        drawn = []
-        for first in range(0, self.draws, step):
-            seed = derive_seed(self.seed, "studies", self.name, first)
-            drawn.append(bootstrap_weights(n, min(step, self.draws - first), seed).numpy() @ values / n)
-        value = float(values.mean())
-        return Estimate(value, *(interval(value, np.concatenate(drawn), n) or (None, None)), n)
 
     def _table(self, neighbours: NDArray[np.int32], values: NDArray[np.float32]) -> Table:
         feature, place = np.nonzero(neighbours >= 0)
