@@ -171,9 +171,9 @@ BAD = {
     "a folder in the way": (["sae={run}", "store={run}"], ["exists and is no feature store"]),
     "another store": (["sae={run}", "store={store}", "tokens=1024"], ["holds another store", "overwrite=true"]),
     "other data": (["sae={run}", "store=s", "data=activations", "data.path=x.npy"], ["have no text", "data=text"]),
-    "other model": (["sae={run}", "store=s", "lm=tiny", "lm.options.seed=9"], ["was trained on tiny", "any_lm=true"]),
+    "other model": (["sae={run}", "store=s", "lm=tiny", "+lm.options.seed=9"], ["was trained on tiny", "any_lm=true"]),
     "other width": (
-        ["sae={run}", "store=s", "lm=tiny", "lm.options.d_model=16", "any_lm=true"],
+        ["sae={run}", "store=s", "lm=tiny", "+lm.options.d_model=16", "any_lm=true"],
         ["reads rows of width 32"],
     ),
     "no such text": (["sae={run}", "store=s", "data=text", "data.path=gone.txt"], ["gone.txt"]),

@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 def test_the_copy_is_whole_without_compiled_files_and_says_what_it_is(tmp_path: Path) -> None:
     source = frozen.freeze(tmp_path)
     for name in ("sae_lightning", "conf"):
-        of = {p.relative_to(ROOT / name) for p in (ROOT / name).rglob("*") if p.suffix in (".py", ".yaml")}
+        files = [p.relative_to(ROOT / name) for p in (ROOT / name).rglob("*") if p.is_file()]
+        of = {p for p in files if "__pycache__" not in p.parts}
         assert of == {p.relative_to(source / name) for p in (source / name).rglob("*") if p.is_file()}
     assert not list(source.rglob("__pycache__"))
     said = json.loads((source / "source.json").read_text())

@@ -14,6 +14,8 @@ from sae_lightning.studies.study import Cell, ComparativeStudy, Estimate, Result
 from sae_lightning.studies.subject import Subject
 
 COLUMNS = ("study", "metric", "a", "b", "value_a", "value_b", "difference", "low", "high", "verdict")
+# Share of figures below which a difference is rounding, which falls another way on another processor.
+_ROUNDING = 1e-6
 SAME = "indistinguishable"
 NO_INTERVAL = "no interval"
 
@@ -65,8 +67,8 @@ class CompareStudy(ComparativeStudy):
                 if found is None:
                     continue
                 estimate, nearer = found
-                word = _verdict(a, b, estimate, better(metric), nearer)
                 values = (one.values[metric], other.values[metric])
+                word = _verdict(a, b, estimate, better(metric), nearer, max(abs(value or 0.0) for value in values))
                 rows.append((study, metric, a, b, *values, estimate.value, estimate.low, estimate.high, word))
                 estimates[f"{study}/{metric}: {a} - {b}"] = estimate
         notes = (
@@ -133,7 +135,8 @@ def _difference(one: Result, other: Result, metric: str, paired: bool) -> tuple[
     difference = a.value - b.value
     estimate = Estimate(difference, *limits(difference, draws_a - draws_b), min(a.tokens, b.tokens))
     low, high = limits(abs(a.value - 1) - abs(b.value - 1), np.abs(draws_a - 1) - np.abs(draws_b - 1))
-    return estimate, 0 if low is None or high is None else (low > 0) - (high < 0)
+    none = _ROUNDING * max(abs(a.value - 1), abs(b.value - 1))
+    return estimate, 0 if low is None or high is None else (low > none) - (high < -none)
 
 
 def _tail(estimate: Estimate, draws: NDArray[np.float64]) -> float | None:
@@ -151,12 +154,12 @@ def _tail(estimate: Estimate, draws: NDArray[np.float64]) -> float | None:
     return max(0.0, outside - 0.5 / len(draws))
 
 
-def _verdict(a: str, b: str, difference: Estimate, way: Better | None, nearer: int) -> str:
-    """Return what the difference a - b says."""
+def _verdict(a: str, b: str, difference: Estimate, way: Better | None, nearer: int, size: float) -> str:
+    """Return what the difference a - b says. size: of the figures, of which a millionth is rounding."""
     value, low, high = difference.value, difference.low, difference.high
     if value is None or low is None or high is None:
         return NO_INTERVAL
-    if low <= 0 <= high:
+    if low <= 0 <= high or max(-low, high) <= _ROUNDING * size:
         return SAME
     if way == "one" and nearer:
         return f"{a if nearer < 0 else b} better"
