@@ -9,7 +9,6 @@ from sae_lightning.activations import Harvester
 from sae_lightning.build.text import build_store, split_windows
 from sae_lightning.config import DataConfig, validate
 from sae_lightning.core import UserError
-from sae_lightning.lm import FrozenLM
 from sae_lightning.store import FeatureStore, Reader, open_reader
 from sae_lightning.studies import Subject
 
@@ -51,7 +50,8 @@ def _harvester(store: FeatureStore, reader: Reader) -> Harvester | None:
     settings: dict[str, Any] = store.facts["settings"]
     data = validate(settings["data"], DataConfig)
     try:
-        windows = split_windows(data, reader.lm, _tokens(data, reader.lm, settings), store.facts["data"]["split"])
+        tokens = build_store(data, reader.lm, int(settings["enough"]))
+        windows = split_windows(data, reader.lm, tokens, store.facts["data"]["split"])
     except UserError as error:
         logger.warning("the text of the store can't be read again (%s); studies that need it are left out", error)
         return None
@@ -59,7 +59,3 @@ def _harvester(store: FeatureStore, reader: Reader) -> Harvester | None:
         logger.warning("the text of the store has changed since; studies that read it again are left out")
         return None
     return Harvester(reader.lm, reader.sites, windows, reader.mask, data.micro_batch)
-
-
-def _tokens(data: DataConfig, lm: FrozenLM, settings: dict[str, Any]) -> Any:
-    return build_store(data, lm, int(settings["enough"]))

@@ -73,6 +73,11 @@ class Cutter:
             return None
         return found[1][: len(ids)]
 
+    def gives(self, text: str, ids: NDArray[np.integer]) -> bool:
+        """Tell whether a text begins with these ids, as a tokenizer says that does not tell where tokens lie."""
+        found = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return list(found[: len(ids)]) == ids.tolist()
+
     def decoded(self, ids: NDArray[np.integer]) -> tuple[str, NDArray[np.int64]]:
         """Return (text, ends) of ids whose text is not at hand: the ids decoded, and cut as the text gives them again.
 

@@ -144,3 +144,12 @@ def test_parquet_holds_the_same(planted: Planted, tmp_path: Path) -> None:
     assert np.array_equal(dense, planted.dense)
     texts = pq.read_table(folder / "texts.parquet").to_pydict()
     assert texts["content"] == [store.text(i) for i in range(store.n_texts)]
+
+
+@pytest.mark.parametrize("text", ["", "a river", "日本 Zürich"])
+def test_a_text_gives_its_own_ids_and_no_others(text: str) -> None:
+    ids = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64)
+    cutter = Cutter(byte_tokenizer())
+    assert cutter.gives(text, ids)
+    assert cutter.gives(text + " and more", ids)
+    assert not cutter.gives(text, np.append(ids, 65))
