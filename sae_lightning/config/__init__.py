@@ -6,6 +6,7 @@ new architecture or loss brings its own rules and this room stays as it is.
 """
 
 from sae_lightning.config.analyze import AnalyzeConfig
+from sae_lightning.config.asking import AsksSAE
 from sae_lightning.config.evaluate import EvaluateConfig, ReadsSAE
 from sae_lightning.config.files import (
     OVERRIDES_FILE,
@@ -42,6 +43,7 @@ from sae_lightning.config.tokenize import TokenizeConfig
 __all__ = [
     "OVERRIDES_FILE",
     "AnalyzeConfig",
+    "AsksSAE",
     "Count",
     "CountOrZero",
     "DataConfig",

@@ -56,16 +56,22 @@ class Reader:
         with torch.no_grad():
             return self.sae.encode(x.to(self.sae.W_dec.device, torch.float32)).sparse()
 
-    def rows(self, token_ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Features]:
-        """Return (which tokens count, the features of those) of one text's ids.
+    @property
+    def start(self) -> int | None:
+        """The token that every window begins with, so that none of the text stands at its first position.
 
-        Windows are as long as the corpus'. Each begins with a BOS where the corpus' do, else with the language model's
-        separator (BOS where it has none), so that no token of the text stands at a window's first position, which the
-        mask leaves out.
+        A BOS where the corpus' windows begin with one, else the language model's separator (BOS where it has none).
         """
         either = (self.lm.bos_id, self.lm.separator_id) if self.prepend_bos else (self.lm.separator_id, self.lm.bos_id)
-        start = next((i for i in either if i is not None), None)
-        room = self.context_length - (start is not None)
+        return next((i for i in either if i is not None), None)
+
+    def windows(self, token_ids: NDArray[np.int64], room: int | None = None) -> TokenBatch:
+        """Return one text's ids in windows of ``room`` tokens and a start; None: as long as the corpus'.
+
+        ``token_index`` counts the text's tokens, -1 for the start and for padding.
+        """
+        start = self.start
+        room = self.context_length - (start is not None) if room is None else room
         n_windows = max(1, -(-len(token_ids) // room))
         flat = np.full(n_windows * room, self.lm.separator_id or 0, np.int64)
         flat[: len(token_ids)] = token_ids
@@ -75,30 +81,36 @@ class Reader:
         if start is not None:
             tokens = np.concatenate([np.full((n_windows, 1), start), tokens], axis=1)
             numbers = np.concatenate([np.full((n_windows, 1), -1), numbers], axis=1)
-        batch = TokenBatch(
+        return TokenBatch(
             tokens=torch.from_numpy(tokens),
             mask=torch.from_numpy((numbers >= 0) | (np.arange(tokens.shape[1]) == 0)[None] & (start is not None)),
             token_index=torch.from_numpy(numbers),
             text_index=torch.zeros(n_windows, dtype=torch.int64),
             start=torch.zeros(n_windows, dtype=torch.int64),
         )
+
+    def keep(self, batch: TokenBatch, x: torch.Tensor) -> torch.Tensor:
+        """Return which tokens of windows the SAE is asked about [b, p], from what it reads there [b, p, d_in]."""
+        real = (batch.token_index >= 0).to(x.device)
+        return real if self.mask is None else self.mask.keep(batch, x)
+
+    def rows(self, token_ids: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Features]:
+        """Return (which tokens count, the features of those) of one text's ids, read in ``windows`` of them."""
+        batch = self.windows(token_ids)
+        n_windows = len(batch.tokens)
         kept, parts = [], []
         size = min(self.micro_batch, n_windows)  # a line of text need not be read as thirty-two
         for first in range(0, n_windows, size):
             part = TokenBatch(**{name: value[first : first + size] for name, value in vars(batch).items()})
             read = read_windows(self.lm, part.tokens, self.sites.read, size)
             x = torch.cat([read[site] for site in self.sites.read], dim=-1)
-            real = (part.token_index >= 0).to(x.device)
-            keep = real if self.mask is None else self.mask.keep(part, x)
-            kept.append(keep[real].cpu().numpy())
+            keep = self.keep(part, x)
+            kept.append(keep[(part.token_index >= 0).to(x.device)].cpu().numpy())
             parts.append(self.encode(x[keep]))
         return np.concatenate(kept), Features.join(parts)
 
-    def over(self, text: str, features: list[int] | None = None) -> TextActivations:
-        """Return the activations of these features on a text; None: of every feature that is active on it.
-
-        Raises UserError for a text without tokens.
-        """
+    def cut(self, text: str) -> tuple[list[str], NDArray[np.int64]]:
+        """Return (exact source characters, id) of each token of a text. Raises UserError for one without tokens."""
         cutter, text = Cutter(self.lm.tokenizer), sound(text)
         found = cutter.ids_and_ends(text)
         if found is None:
@@ -108,6 +120,15 @@ class Reader:
             ids, ends = found
         if not len(ids):
             raise UserError(f"text {text!r}: has no tokens; give a text with words in it")
+        data, edges = text.encode("utf-8"), [0, *ends.tolist()]
+        return [data[a:b].decode("utf-8") for a, b in pairwise(edges)], ids
+
+    def over(self, text: str, features: list[int] | None = None) -> TextActivations:
+        """Return the activations of these features on a text; None: of every feature that is active on it.
+
+        Raises UserError for a text without tokens.
+        """
+        pieces, ids = self.cut(text)
         kept, active = self.rows(ids)
         rows, numbers, values = (value.cpu().numpy() for value in active.triples())
         chosen = np.unique(numbers) if features is None else np.asarray(features, np.int64)
@@ -116,8 +137,6 @@ class Reader:
         for column, feature in enumerate(chosen):
             mine = numbers == feature
             dense[at[rows[mine]], column] = values[mine]
-        data, edges = text.encode("utf-8"), [0, *ends.tolist()]
-        pieces = [data[a:b].decode("utf-8") for a, b in pairwise(edges)]
         return TextActivations(pieces, ids, kept, chosen.astype(np.int64), dense)
 
 

@@ -16,9 +16,9 @@ from sae_lightning.lm.crossentropy import kl, loss, predicted
 from sae_lightning.metrics import bootstrap_weights, interval
 from sae_lightning.metrics.bootstrap import FEWEST
 from sae_lightning.studies.evaluation.precision import in_float32, rounding_notes
-from sae_lightning.studies.evaluation.removal import contribution, run_beside
 from sae_lightning.studies.passes import Pass, Text, read_unit
 from sae_lightning.studies.progress import track
+from sae_lightning.studies.removal import contribution, run_beside
 from sae_lightning.studies.splice import text_chunks, windows_at_a_time
 from sae_lightning.studies.study import Estimate, Result, Study, Table
 from sae_lightning.studies.subject import NEEDS_LM, NEEDS_ONE_LM, Subject, inference
