@@ -105,9 +105,10 @@ def _of_sae(config: AsksSAE, path: str, device: str) -> Asked:
 
     def corpus(tokens: int) -> Subject:
         more = open_corpus(config, sae, origin, path, device, tokens)
-        return _subject(
-            reader, more, origin.data.micro_batch, split_windows(origin.data, more.lm, more.tokens, "all"), tokens
-        )
+        windows = split_windows(origin.data, more.lm, more.tokens, "all")
+        n_windows = min(len(windows), math.ceil(tokens / windows.context_length))
+        harvester = Harvester(reader.lm, reader.sites, windows, mask, reader.micro_batch)
+        return Subject(sae, reader.lm, harvester, range(n_windows))
 
     place = Path(path).expanduser().resolve()
     name = next(part for part in reversed(place.parts) if part != "export")
