@@ -18,7 +18,7 @@ from sae_lightning.sae.topk import TopKSAE
 from sae_lightning.studies import Subject
 from sae_lightning.studies.evaluation.ablation import COLUMNS, AblationStudy
 from sae_lightning.studies.evaluation.ablation_sparsity import AblationSparsityStudy
-from sae_lightning.studies.evaluation.precision import in_float32
+from sae_lightning.studies.precision import in_float32
 from sae_lightning.studies.removal import contribution
 from sae_lightning.tokens import TokenStore, Windows
 

@@ -15,10 +15,11 @@ from sae_lightning.core import Permutation, UserError, derive_seed
 from sae_lightning.lm.crossentropy import kl, loss, predicted
 from sae_lightning.metrics import bootstrap_weights, interval
 from sae_lightning.metrics.bootstrap import FEWEST
-from sae_lightning.studies.evaluation.precision import in_float32, rounding_notes
 from sae_lightning.studies.passes import Pass, Text, read_unit
+from sae_lightning.studies.precision import in_float32, rounding_notes
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.removal import contribution, run_beside
+from sae_lightning.studies.shares import share_interval
 from sae_lightning.studies.splice import text_chunks, windows_at_a_time
 from sae_lightning.studies.study import Estimate, Result, Study, Table
 from sae_lightning.studies.subject import NEEDS_LM, NEEDS_ONE_LM, Subject, inference
@@ -204,7 +205,7 @@ class AblationStudy(Study):
             name: Estimate(value, *(interval(value, drawn, len(rows)) or (None, None)), tokens)
             for name, (value, drawn) in found.items()
         }
-        share = _share_interval(int(off.sum()), len(off))
+        share = share_interval(int(off.sum()), len(off))
         estimates["ablation_share_nonzero"] = Estimate(float(off.mean()), *share, tokens)
         rows.sort(key=lambda row: -row[3])
         table = Table(COLUMNS, tuple(rows), "Features by what the language model loses without them, nats a token")
@@ -231,11 +232,3 @@ def _mean(drawn: NDArray[np.float64], sampled: NDArray[np.float64]) -> NDArray[n
     """Return, in each draw, the mean over the features drawn; one whose windows were not drawn has no say."""
     there = sampled * np.isfinite(drawn)
     return (there * np.nan_to_num(drawn)).sum(1) / np.maximum(there.sum(1), 1.0)
-
-
-def _share_interval(k: int, n: int) -> tuple[float, float]:
-    """Return the exact 95 % interval of a share of k in n: resampling can't tell 0 of a few from 0 of many."""
-    from scipy.special import betaincinv
-
-    low = float(betaincinv(k, n - k + 1, 0.025)) if k else 0.0
-    return low, float(betaincinv(k + 1, n - k, 0.975)) if k < n else 1.0

@@ -12,8 +12,8 @@ from sae_lightning.core import UserError, torch_generator
 from sae_lightning.metrics import RunningMetric
 from sae_lightning.metrics.bootstrap import FEWEST
 from sae_lightning.metrics.effect import EffectSpread, effect_spread
-from sae_lightning.studies.evaluation.precision import in_float32, rounding_notes
 from sae_lightning.studies.passes import Pass
+from sae_lightning.studies.precision import in_float32, rounding_notes
 from sae_lightning.studies.removal import contribution, run_beside
 from sae_lightning.studies.splice import text_chunks, windows_at_a_time
 from sae_lightning.studies.study import Result, Study
