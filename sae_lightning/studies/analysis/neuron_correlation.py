@@ -15,7 +15,7 @@ from torch import Tensor
 from sae_lightning.activations import Harvester
 from sae_lightning.core import Estimate, Permutation, Sites, UserError, derive_seed
 from sae_lightning.studies.analysis.cross_sums import Active, CrossSums
-from sae_lightning.studies.analysis.layers_seen import guess, layers_seen
+from sae_lightning.studies.layers_seen import guess, layers_seen
 from sae_lightning.studies.over_features import mean_estimate
 from sae_lightning.studies.passes import Pass, read_unit
 from sae_lightning.studies.progress import track

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from sae_lightning.activations import Harvester, MaskPolicy
 from sae_lightning.core import Sites, UserError, torch_generator
 from sae_lightning.sae.topk import TopKSAE
-from sae_lightning.studies import Subject
-from sae_lightning.studies.analysis import layers_seen
+from sae_lightning.studies import Subject, layers_seen
 from sae_lightning.studies.analysis import neuron_correlation as module
 from sae_lightning.studies.analysis.cross_sums import Active, CrossSums
 from sae_lightning.studies.analysis.neuron_correlation import NeuronCorrelationStudy

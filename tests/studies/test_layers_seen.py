@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sae_lightning.lm import FrozenLM
-from sae_lightning.studies.analysis.layers_seen import guess, layers_seen
+from sae_lightning.studies.layers_seen import guess, layers_seen
 from tests.lm.models import with_twin
 
 
