@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,14 +73,20 @@ def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
         fail(explain(error, config_name, sys.argv[1:]))
     except OSError as error:
         fail_for_file(error)
-    except ValueError as error:
-        if not str(error).startswith("Config group override"):
+    except (ValueError, TypeError) as error:
+        if not (str(error).startswith("Config group override") or _of_hydras_groups(error)):
             raise
         groups = [a for a in sys.argv[1:] if "=" in a and a.split("=", 1)[0] in groups_of(config_name)]
         fail(f"{' '.join(groups)}: a group takes the name of one of its options; see --help")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)  # noqa: T201
         raise SystemExit(130) from None
+
+
+def _of_hydras_groups(error: Exception) -> bool:
+    """Tell whether hydra tripped over what was given for a group, as over a list inside a list."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).name == "defaults_list.py"
 
 
 def key_of(override: str) -> str:
@@ -106,7 +113,7 @@ def fail_for_file(error: OSError) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
         raise SystemExit(141) from None
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        fail(f"{error.filename or 'a file'}: the disk is full; free some space and start again (training: resume=RUN)")
+        fail(f"{error.filename or 'a file'}: the disk is full; free some space and start again; training goes on with resume=RUN")
     if error.filename is None:
         raise error
     fail(f"{error.filename}: cannot be used ({error.strerror}); check the path, its permissions and free space")

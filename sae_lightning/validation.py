@@ -11,7 +11,9 @@ from sae_lightning.core.errors import UserError, nearest
 
 
 def whole(value: Any) -> Any:
-    """Read 1e6 as the integer it is: YAML and the command line call it a float."""
+    """Read 1e6 as the integer it is: YAML and the command line call it a float. True is no number."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -30,6 +30,8 @@ def refused(done, *words: str) -> None:
         (["lm=gpt3"], ["gpt3", "smollm2"]),
         (["sae.d_sae=wide"], ["sae.d_sae", "wide"]),
         (["tokens=-5"], ["tokens", "-5"]),
+        (["tokens=true"], ["tokens=True", "whole number"]),
+        (["callbacks=[[metrics_log]]"], ["callbacks=[[metrics_log]]"]),
         (["seed=x"], ["seed", "x"]),
         (["sae.k=0"], ["sae.k", "0"]),
         (["sae.k=9999"], ["sae.k=9999", "sae.d_sae=4608"]),
