@@ -29,8 +29,8 @@ class Stretch:
     """Some tokens of one text, and the unit's activation on each of them (0 where it is not active or masked).
 
     pieces: exact source characters of each token. at: place in the stretch of the token it was chosen for. text:
-    number of the text in its corpus. level: which equal slice of (0, largest activation] the activation at ``at`` lies
-    in, counted from 0 for the weakest; ``SILENT`` where the unit is active nowhere in the stretch.
+    number of the text in its corpus. level: which equal slice of (floor, largest activation] the activation at ``at``
+    lies in, counted from 0 for the weakest; ``SILENT`` where the unit is active nowhere in the stretch.
     """
 
     pieces: tuple[str, ...]
@@ -57,7 +57,8 @@ class Record:
 
     shown: stretches for the explainer, strongest first, then some of every level. held: stretches for scoring, of all
     levels, from texts of which none is shown. silent: stretches for scoring on which the unit is not active, drawn
-    evenly from those texts. largest: its largest activation; density: share of tokens it is active on.
+    evenly from those texts. largest: its largest activation; density: share of tokens it is active on. floor: what an
+    activation must pass to count (0 for features); what does not is 0 in every stretch.
     """
 
     unit: Unit
@@ -66,6 +67,7 @@ class Record:
     shown: tuple[Stretch, ...]
     held: tuple[Stretch, ...]
     silent: tuple[Stretch, ...]
+    floor: float = 0.0
 
 
 class Recorder(Protocol):
