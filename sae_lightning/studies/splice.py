@@ -46,19 +46,19 @@ class Splice:
         """Run with the sites' own activations written back: the same arithmetic as every other run."""
         return self._logits(self.clean_acts)
 
-    def run(self, rows: Float[Tensor, "n d_out"]) -> Float[Tensor, "b p vocab"]:
-        """Run with ``rows`` written where the mask is True."""
+    def run(self, rows: Float[Tensor, "n d_out"], *, grad: bool = False) -> Float[Tensor, "b p vocab"]:
+        """Run with ``rows`` written where the mask is True. grad: let gradients pass from the logits to them."""
         edited = self.clean_acts.clone()
         edited[self.keep] = rows.to(edited)
-        return self._logits(edited)
+        return self._logits(edited, grad)
 
     def _by_site(self, acts: Float[Tensor, "b p d_out"]) -> dict[str, Tensor]:
         widths = [self.lm.site_width(site) for site in self.sites]
         return dict(zip(self.sites, acts.split(widths, dim=-1), strict=True))
 
-    def _logits(self, acts: Float[Tensor, "b p d_out"]) -> Float[Tensor, "b p vocab"]:
+    def _logits(self, acts: Float[Tensor, "b p d_out"], grad: bool = False) -> Float[Tensor, "b p vocab"]:
         start = None if self.start is None else (self.start, self._by_site(self.clean_acts)[self.start])
-        return self.lm.logits(self.batch.tokens, self._by_site(acts), keep=self.keep, start=start)
+        return self.lm.logits(self.batch.tokens, self._by_site(acts), keep=self.keep, start=start, grad=grad)
 
 
 def splices(lm: FrozenLM, sites: tuple[str, ...], text: Text) -> dict[str | None, tuple[Splice, Tensor]]:

@@ -13,7 +13,7 @@ from sae_lightning.core import ActivationBatch
 from sae_lightning.lm import FrozenLM
 from sae_lightning.lm.sites import member_of
 from sae_lightning.sae import SparseAutoencoder
-from sae_lightning.store import FeatureStore
+from sae_lightning.store import FeatureStore, Reader
 
 if TYPE_CHECKING:
     from sae_lightning.activations.synthetic import PlantedModel
@@ -26,6 +26,8 @@ BLOCK_ROWS = 128
 NEEDS_LM = "needs a language model and held-out windows; choose an lm, not lm=none"
 #: Why a study of which features fire where can't be asked.
 NEEDS_STORE = "needs a feature store; ask it of one (python -m sae_lightning.analyze store=...)"
+#: Why a study of a text of one's own can't be asked.
+NEEDS_READER = "needs the language model that the SAE reads, to read a text with; give a reader"
 #: Why a study that takes one feature after the other out of a language model can't be asked.
 NEEDS_ONE_LM = "this SAE writes two language models, and its features are removed in one; choose another study"
 
@@ -42,6 +44,7 @@ class Subject:
                in place of harvesting ``windows``; ``BLOCK_ROWS`` consecutive ones count as a window.
     truth:     synthetic data with known features, in place of a language model.
     store:     which features fire on which tokens; ``harvester`` and ``windows`` are then those it was made of.
+    reader:    reads any text as the SAE's data were, for questions about texts of one's own.
     """
 
     sae: SparseAutoencoder
@@ -51,6 +54,7 @@ class Subject:
     rows: Tensor | ActivationBatch | None = None
     truth: "PlantedModel | None" = None
     store: FeatureStore | None = None
+    reader: Reader | None = None
 
     @property
     def has_lm(self) -> bool:
