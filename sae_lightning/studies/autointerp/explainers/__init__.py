@@ -1,0 +1,1 @@
+"""Who says what a unit means: one explainer a file, from records to explanations."""

@@ -1,0 +1,119 @@
+"""From a stretch of text to the pattern in it: what of it a unit needs to be as active, and what may be anything."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from numpy.typing import NDArray
+
+from sae_lightning.studies.autointerp.explainers.patterns import WILD, Pattern
+from sae_lightning.studies.autointerp.explainers.unit_reads import Reads
+from sae_lightning.studies.autointerp.records import Stretch
+
+# Suffixes of up to so many tokens are tried at once; then of twice as many, and so on.
+_FIRST_ROUND = 4
+
+
+@dataclass(frozen=True)
+class Suffix:
+    """The tokens of a stretch up to the one that the unit fires on, and its activation a there in the corpus."""
+
+    token_ids: Int[NDArray, "m"]
+    pieces: tuple[str, ...]
+    activation: float
+
+    @classmethod
+    def of(cls, stretch: Stretch) -> "Suffix":
+        end = stretch.at + 1
+        return cls(
+            np.asarray(stretch.token_ids[:end], np.int64), stretch.pieces[:end], float(stretch.values[stretch.at])
+        )
+
+    def last(self, n: int) -> "Suffix":
+        """Return its last n tokens."""
+        return Suffix(self.token_ids[-n:], self.pieces[-n:], self.activation)
+
+
+def shortest(reads: Reads, suffixes: Sequence[Suffix], keep: float) -> list[Suffix | None]:
+    """Return of each suffix the shortest of its own that, read alone, gives at least ``keep`` of the activation.
+
+    None where not even the whole gives that: what the unit needs lies before it.
+    """
+    found: list[Suffix | None] = [None] * len(suffixes)
+    low, high = 0, _FIRST_ROUND
+    left = list(range(len(suffixes)))
+    while left:
+        asked = [(i, n) for i in left for n in range(low + 1, min(high, len(suffixes[i].token_ids)) + 1)]
+        values = reads([suffixes[i].token_ids[-n:] for i, n in asked]) if asked else []
+        for (i, n), value in zip(asked, values, strict=True):
+            if found[i] is None and value[-1] >= keep * suffixes[i].activation:
+                found[i] = suffixes[i].last(n)
+        left = [i for i in left if found[i] is None and len(suffixes[i].token_ids) > high]
+        low, high = high, 2 * high
+    return found
+
+
+def importance(reads: Reads, suffixes: Sequence[Suffix], others: Int[NDArray, "k"]) -> list[NDArray[np.float64]]:
+    """Return of each token its importance ``1 - a' / a``, at least 0.
+
+    a': activation on the last token after this one has been replaced, the mean over the replacements in ``others``
+    (each counted as a at most). a: that of the suffix read alone.
+    """
+    plain = reads([one.token_ids for one in suffixes])
+    asked = [
+        _with(one.token_ids, [j], others[k:])
+        for one in suffixes
+        for j in range(len(one.token_ids))
+        for k in range(len(others))
+    ]
+    values = iter(reads(asked))
+    out = []
+    for one, alone in zip(suffixes, plain, strict=True):
+        a = float(alone[-1])
+        kept = np.array([[min(1.0, float(next(values)[-1]) / a) for _ in others] for _ in one.token_ids])
+        out.append(1 - kept.mean(1))
+    return out
+
+
+def with_wildcards(
+    reads: Reads,
+    suffixes: Sequence[Suffix],
+    important: Sequence[NDArray[np.float64]],
+    others: Int[NDArray, "k"],
+    threshold: float,
+    keep: float,
+) -> list[Pattern]:
+    """Return each suffix as a pattern: tokens of an importance below ``threshold`` are wildcards.
+
+    As far as they may be so together: with all wildcards replaced, ``keep`` of the activation must be left in the mean
+    over the replacements. Where it is not, the most important of them become literal again, as few as are needed.
+    """
+    asked, numbers = [], []
+    for i, (one, values) in enumerate(zip(suffixes, important, strict=True)):
+        order = np.argsort(-values, kind="stable")
+        for literal in range(int((values >= threshold).sum()), len(order)):
+            asked += [_with(one.token_ids, order[literal:].tolist(), np.roll(others, k)) for k in range(len(others))]
+            numbers.append((i, literal, order))
+    plain = reads([one.token_ids for one in suffixes])
+    read = iter(reads(asked)) if asked else iter(())
+    wild: list[NDArray[np.int64] | None] = [None] * len(suffixes)
+    for i, literal, order in numbers:
+        a = float(plain[i][-1])
+        left = np.mean([min(1.0, float(next(read)[-1]) / a) for _ in others])
+        if wild[i] is None and left >= keep:
+            wild[i] = order[literal:]
+    out = []
+    for one, places in zip(suffixes, wild, strict=True):
+        loose = set() if places is None else set(places.tolist())
+        ids = tuple(WILD if j in loose else int(token) for j, token in enumerate(one.token_ids))
+        pieces = tuple("" if j in loose else piece for j, piece in enumerate(one.pieces))
+        out.append(Pattern(ids, pieces, one.activation))
+    return out
+
+
+def _with(token_ids: NDArray[np.int64], places: Sequence[int], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the tokens with others, one after the other and again, in some places."""
+    out = token_ids.copy()
+    out[list(places)] = np.resize(others, len(places))
+    return out
