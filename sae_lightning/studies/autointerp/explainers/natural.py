@@ -57,9 +57,8 @@ class StoreTexts:
             raise UserError(f"{record.unit}: a feature store knows features alone")
         shown = {stretch.text for stretch in record.shown}
         texts = [int(text) for text in self.texts if int(text) not in shown]
-        return _read(
-            self.store, record.unit.index, [(int(self._starts[t]), int(self._starts[t + 1]), t) for t in texts]
-        )
+        parts = [(int(self._starts[text]), int(self._starts[text + 1]), text) for text in texts]
+        return _read(self.store, record.unit.index, parts)
 
 
 def _read(store: FeatureStore, feature: int, parts: Iterable[tuple[int, int, int]]) -> Natural:

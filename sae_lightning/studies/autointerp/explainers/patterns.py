@@ -33,7 +33,7 @@ class Pattern:
         return sum(token != WILD for token in self.token_ids)
 
     def __str__(self) -> str:
-        """Return ``New [York]``: in brackets the token that the unit fires on, before it what leads up; ``·`` is WILD."""
+        """Return ``New [York]``: in brackets the token that the unit fires on; ``·`` is a wildcard."""
         *before, last = (
             f" {_DOT} " if token == WILD else _seen(piece)
             for token, piece in zip(self.token_ids, self.pieces, strict=True)

@@ -73,7 +73,7 @@ def test_texts_of_a_store_are_whole_and_none_of_them_is_shown(tmp_path: Path) ->
     found = observe(Record(Unit("feature", 4), 1.0, 0.1, (shown,), (), ()))
     assert hidden not in found.text
     assert set(found.text.tolist()) == set(observe.texts.tolist()) - {hidden}
-    rows = np.concatenate([np.arange(store.text_starts[t], store.text_starts[t + 1]) for t in sorted(set(found.text))])
+    rows = np.flatnonzero(np.isin(store.text_index, found.text))
     np.testing.assert_array_equal(found.values, planted.dense[rows, 4])
     np.testing.assert_array_equal(found.token_ids, store.token_ids[rows])
     np.testing.assert_array_equal(found.kept, planted.kept[rows])

@@ -75,11 +75,11 @@ def test_noise_in_the_activations_changes_nothing_and_firings_without_a_cause_ar
 def test_wildcards_hold_together_or_not_at_all() -> None:
     """Either of two tokens is enough: each alone may be anything, both may not."""
 
+    def fires(ids: NDArray[np.int64], i: int) -> bool:
+        return ids[i] == 9 and bool({4, 5} & set(ids[:i].tolist()))
+
     def either(many: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        return [
-            np.array([float(t == 9 and bool({4, 5} & set(ids[:i].tolist()))) for i, t in enumerate(ids)], np.float32)
-            for ids in many
-        ]
+        return [np.array([fires(ids, i) for i in range(len(ids))], np.float32) for ids in many]
 
     seen = [np.array([1, 4, 5, 9])] * 3
     found = N2G(lambda _: either, POOL, show_progress=False).find(record(Planted(((9,),), (1.0,)), seen, either(seen)))
