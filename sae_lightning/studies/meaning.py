@@ -94,6 +94,15 @@ MEANING = {
     "consistency_share_0.7": Meaning("share of matched features with a cosine above 0.7"),
     "consistency_share_0.9": Meaning("share of matched features with a cosine above 0.9"),
     "consistency_mmcs": Meaning("mean over the first's features of the largest cosine with any of the second's"),
+    # dose_response: NAME/FEATURE/VARIANT, of texts written under steering
+    "steered_activation": Meaning("activation of the feature in the text read without steering, share of its maximum"),
+    "steered_fires": Meaning("share of the text's tokens on which the feature fires without steering"),
+    "steered_words": Meaning("share of samples with a word of the concept"),
+    "steered_word_rate": Meaning("words of the concept over all words of the text"),
+    "steered_perplexity": Meaning("exp(cross-entropy of the text under the unsteered model)", "lower"),
+    "steered_nats": Meaning("cross-entropy of the text under the unsteered model, nats a token", "lower"),
+    "steered_repetition": Meaning("share of a text's 3-grams that stood in it before", "lower"),
+    "steered_distinct": Meaning("distinct tokens over all tokens of a text"),
     # groundtruth
     "mmcs": Meaning("mean over true directions of the largest cosine with a latent's", "higher"),
     "mcc": Meaning("mean |cosine| of true directions and latents matched one to one", "higher"),
