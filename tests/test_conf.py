@@ -26,6 +26,7 @@ from sae_lightning.config import (
     PathsConfig,
     RunConfig,
     SchedulerConfig,
+    SearchConfig,
     SitesConfig,
     TokenizeConfig,
     TrainerConfig,
@@ -46,6 +47,11 @@ ENTRIES = {
     "evaluate": EvaluateConfig,
     "index": IndexConfig,
     "analyze": AnalyzeConfig,
+    "search": SearchConfig,
+}
+# What a command has no default for where any of several settings will do.
+GIVEN = {
+    "search": ["sae=run", "prompt=river"],
 }
 EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
@@ -100,7 +106,7 @@ def test_the_folder_is_the_one_that_commands_read() -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_each_command_composes_and_validates_as_it_is(entry: str) -> None:
-    validate(composed(entry, []), ENTRIES[entry])
+    validate(composed(entry, GIVEN.get(entry, [])), ENTRIES[entry])
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

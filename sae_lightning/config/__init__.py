@@ -20,7 +20,9 @@ from sae_lightning.config.files import (
     with_absolute_paths,
 )
 from sae_lightning.config.index import IndexConfig
+from sae_lightning.config.interpret import InterpretConfig
 from sae_lightning.config.run import RunConfig
+from sae_lightning.config.search import SearchConfig
 from sae_lightning.config.sections import (
     Count,
     CountOrZero,
@@ -50,6 +52,7 @@ __all__ = [
     "EvaluateConfig",
     "EvaluationConfig",
     "IndexConfig",
+    "InterpretConfig",
     "LMConfig",
     "Node",
     "NormaliseConfig",
@@ -59,6 +62,7 @@ __all__ = [
     "ReadsSAE",
     "RunConfig",
     "SchedulerConfig",
+    "SearchConfig",
     "Section",
     "SitesConfig",
     "TokenizeConfig",

@@ -1,0 +1,58 @@
+"""Look for features: ``python -m sae_lightning.search store=DIR prompt="..."``, and five other ways."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from sae_lightning import command
+from sae_lightning.config import SearchConfig, validate
+from sae_lightning.core.errors import UserError
+from sae_lightning.core.files import check_writable, write_json
+
+logger = logging.getLogger("sae_lightning.search")
+
+
+def search(config: SearchConfig) -> dict[str, Any]:
+    """Search, print the table, and write search.json and search.html into ``out`` where that is given."""
+    command.quiet_warnings()
+    from sae_lightning.build import searching as build
+    from sae_lightning.reports.search_page import write_search_html
+    from sae_lightning.reports.search_table import show_search
+
+    out = None if config.out is None else Path(config.out).expanduser()
+    existed = out is not None and out.exists()
+    if out is not None:
+        if existed and not out.is_dir():
+            raise UserError(f"out={out}: is a file; name a folder")
+        check_writable(out)
+    try:
+        found = build.search(config)
+    except UserError:
+        if out is not None and not existed:
+            out.rmdir()
+        raise
+    show_search(found)
+    if out is not None:
+        write_json(out / "search.json", found)
+        write_search_html(out / "search.html", found)
+        for name in ("search.json", "search.html"):
+            command.say(str(out / name))
+    return found
+
+
+def task(composed: DictConfig) -> None:
+    """Search for what the command line says."""
+    config = validate(command.plain(composed), SearchConfig)
+    command.set_up_logging()
+    search(config)
+
+
+def main() -> None:
+    """Run the command."""
+    command.main("search", task)
+
+
+if __name__ == "__main__":
+    main()
