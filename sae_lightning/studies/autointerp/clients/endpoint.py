@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -25,7 +26,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         self._check_url()
-        if self.key_env is not None and ("=" in self.key_env or not self.key_env.isidentifier()):
+        # In capitals: a key that was given for the name would be shown.
+        if self.key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_env):
             raise UserError(
                 "client.key_env: must be the name of an environment variable, such as OPENAI_API_KEY, not a key; set "
                 "the variable and name it here"

@@ -15,6 +15,8 @@ _BYTES_PER_TOKEN = 4
 _CHARACTERS_PER_TOKEN, _CHARACTERS_MORE = 40, 2000
 _MOST_TOKENS = 2**40
 _SEEDS = 2**31
+# No control characters to a reader: they join or part letters in many scripts.
+_SHAPING = "\u200c\u200d"
 _LEAST_LOGPROB = -700
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
@@ -83,7 +85,7 @@ def read_reply(data: bytes, request: Request) -> Reply:
 def clean(text: str) -> str:
     """Return text without control characters and lone surrogates, and without white space around it."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
-    return "".join(c for c in whole if c in "\n\t" or c.isprintable() or c.isspace()).strip()
+    return "".join(c for c in whole if c in _SHAPING or c.isprintable() or c.isspace()).strip()
 
 
 def choice_in(text: str, choices: Sequence[str]) -> str | None:
