@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +12,8 @@ from numpy.typing import NDArray
 from sae_lightning.core import TokenBatch
 from sae_lightning.lm.crossentropy import loss
 from sae_lightning.store import Reader
-from sae_lightning.store.texts import Cutter
 from sae_lightning.studies.splice import windows_at_a_time
-
-if TYPE_CHECKING:
-    from sae_lightning.studies.steering.generate import Continuation
+from sae_lightning.studies.steering.generate import Continuation, decoded
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Group:
 def read_again(
     reader: Reader,
     prompt_ids: Int[NDArray, "p"],
-    continuations: "Sequence[Continuation]",
+    continuations: Sequence[Continuation],
     features: Sequence[int],
     prompt: int = 0,
 ) -> list[Sample]:
@@ -135,7 +131,7 @@ def read_again(
     return samples
 
 
-def _windows(head: Sequence[int], some: "Sequence[Continuation]", length: int, reader: Reader) -> TokenBatch:
+def _windows(head: Sequence[int], some: Sequence[Continuation], length: int, reader: Reader) -> TokenBatch:
     tokens = np.full((len(some), length), reader.lm.separator_id or 0, np.int64)
     index = np.full((len(some), length), -1, np.int64)
     begin = int(reader.start is not None)
@@ -158,12 +154,23 @@ def _columns(reader: Reader, x: torch.Tensor, features: Sequence[int]) -> Float[
 
 
 def _pieces(reader: Reader, prompt_ids: Int[NDArray, "p"], token_ids: Int[NDArray, "n"]) -> tuple[str, ...]:
-    """Return each token's characters. Decoded behind the prompt: some tokenizers drop a text's first space."""
-    ids = np.concatenate([np.asarray(prompt_ids, np.int64), np.asarray(token_ids, np.int64)])
-    text, ends = Cutter(reader.lm.tokenizer).decoded(ids)
-    data, edges = text.encode("utf-8"), [0, *ends.tolist()]
-    pieces = [data[a:b].decode("utf-8", errors="replace") for a, b in pairwise(edges)]
-    return tuple(pieces[len(prompt_ids) :])
+    """Return each token's characters: what it adds to the decoded text. Of a character's parts the first has it.
+
+    Decoded behind the prompt, for some tokenizers drop the space that a text begins with.
+    """
+    head, ids = np.asarray(prompt_ids).tolist(), np.asarray(token_ids).tolist()
+    before = decoded(reader.lm, head)
+    pieces = [""] * len(ids)
+    first = 0  # of the tokens whose characters are not known yet
+    for last in range(len(ids)):
+        text = decoded(reader.lm, head + ids[: last + 1])
+        unfinished = text.endswith("\ufffd") and last + 1 < len(ids)
+        if unfinished:
+            continue
+        if not text.startswith(before):
+            return tuple(decoded(reader.lm, [one]) for one in ids)
+        pieces[first], before, first = text[len(before) :], text, last + 1
+    return tuple(pieces)
 
 
 def _rounded(value: float) -> float | None:
