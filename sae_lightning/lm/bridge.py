@@ -1,11 +1,15 @@
 """Builds TransformerBridges and knows what they wrap. The only file that imports transformer_lens."""
 
+import logging
 from typing import Any
 
 import torch
 from torch import nn
 
+from sae_lightning.core import UserError
 from sae_lightning.lm.quiet import quiet_libraries
+
+logger = logging.getLogger(__name__)
 
 
 class NoBridge(Exception):  # noqa: N818 - a way that is not there, not a failure
@@ -33,6 +37,23 @@ def hugging_face_bridge(model: Any, name: str) -> Any:
     # What its builders raise for a model that they do not know, or know by name and not by its modules.
     except (ValueError, KeyError, TypeError, NotImplementedError, AttributeError) as error:
         raise NoBridge(str(error)) from error
+
+
+def bridge_or_none(model: nn.Module, name: str, *, alone: bool) -> Any:
+    """Return the bridge of a Hugging Face model; None where there is none, and the plain model will do.
+
+    alone: there is no plain model beside it, and the bridge is needed.
+    """
+    try:
+        return hugging_face_bridge(model, name)
+    except NoBridge as error:
+        kind = type(model).__name__
+        if alone:  # what is left of the model is half wrapped
+            raise UserError(
+                f"lm.name={name!r}: transformer_lens has no bridge for a {kind} ({error}); choose another LM"
+            ) from error
+        logger.info("lm %s: transformer_lens has no bridge for a %s; its sites are module paths", name, kind)
+        return None
 
 
 def modules_at(bridge: Any, site: str) -> tuple[list[str], bool]:

@@ -1,6 +1,5 @@
 """A language model with hooks that never learns."""
 
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from sae_lightning.core import UserError, nearest
 from sae_lightning.lm import crossentropy, sizes
-from sae_lightning.lm.bridge import NoBridge, hugging_face_bridge, native_bridge
+from sae_lightning.lm.bridge import bridge_or_none, native_bridge
 from sae_lightning.lm.devices import DeviceMap, check_device, check_device_map
 from sae_lightning.lm.embedded import smollm2_folder
 from sae_lightning.lm.hub import load_pretrained
@@ -22,6 +21,7 @@ from sae_lightning.lm.plain import plain_twin, with_sdpa
 from sae_lightning.lm.reader import Reader
 from sae_lightning.lm.run import Edit, Ran, Request
 from sae_lightning.lm.sites import unknown_site
+from sae_lightning.lm.standing import run_standing, standing
 from sae_lightning.lm.tiny import tiny_config
 from sae_lightning.lm.weights import folder_sha256, tensors_sha256
 from sae_lightning.tokens.tokenizer import byte_tokenizer, tokenizer_hash
@@ -29,8 +29,6 @@ from sae_lightning.tokens.wheels import SMOLLM2
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 DType = Literal["bfloat16", "float32", "float16"]
 # Length of the window that finds out a site's shape: a prime, so that no number of heads is mistaken for positions.
@@ -136,7 +134,7 @@ class FrozenLM:
         bridge = twin = None
         if device_map is None:
             twin = plain_twin(model, name)  # before the bridge wraps its modules
-            bridge = _bridge(model, twin, name)
+            bridge = bridge_or_none(model, name, alone=twin is None)
         if bridge is None and twin is None:
             twin = with_sdpa(model)
         return cls(bridge, tokenizer, name=name, revision=commit, folder=folder, twin=twin)
@@ -183,10 +181,15 @@ class FrozenLM:
         return self._widths[site]
 
     def activations(self, tokens: Int[Tensor, "b p"], sites: Sequence[str]) -> dict[str, Float[Tensor, "b p d"]]:
-        """Return the activation at each site, by exactly the names asked for; runs no further than the last of them."""
+        """Return the activation at each site, by exactly the names asked for; runs no further than the last of them.
+
+        Where edits stand (``lm.standing``), as in a run with them.
+        """
         for site in sites:
             self.check_site(site)
         self._check_windows(tokens)
+        if standing(self):
+            return dict(self.run(tokens, sites=sites).seen)
         with self._one_at_a_time:
             self.windows_read += len(tokens)
             read = self._reader.read(tokens.to(self.device), sites)
@@ -209,6 +212,7 @@ class FrozenLM:
         start: (residual site, its clean activation): blocks up to there are skipped, which changes no bit.
         sites: whose activations the run returns, after edits.
         grad:  let gradients pass from logits and activations to the replacements.
+        Edits that stand (``lm.standing``) are made after these; runs then begin at the tokens.
         Runs that write the same sites, start at the same one and return the same ones take the same way: what is
         written is all that tells them apart.
         """
@@ -220,10 +224,9 @@ class FrozenLM:
             start = start[0], start[1].to(device=self.device, dtype=next(self.model.parameters()).dtype)
             if not self._reader.starts(start[0]):
                 raise ValueError(f"start={start[0]!r}: only a residual site blocks.L.hook_resid_post can be started at")
+        request = Request(edits, keep, start, tuple(dict.fromkeys(sites)), grad)
         with self._one_at_a_time:
-            ran = self._reader.run(
-                tokens.to(self.device), Request(edits, keep, start, tuple(dict.fromkeys(sites)), grad)
-            )
+            ran = run_standing(standing(self), tokens.to(self.device), request, self._reader.run)
             self.windows_read += len(tokens)
         return Ran(ran.logits, {site: value.to(self.device) for site, value in ran.seen.items()})
 
@@ -286,17 +289,3 @@ class FrozenLM:
 
     def __repr__(self) -> str:
         return f"FrozenLM({self.name!r}, d_model={self.d_model}, n_layers={self.n_layers}, dtype={self.dtype})"
-
-
-def _bridge(model: nn.Module, twin: nn.Module | None, name: str) -> Any:
-    """Return the bridge of a Hugging Face model, None where there is none but the plain ``twin`` will do."""
-    try:
-        return hugging_face_bridge(model, name)
-    except NoBridge as error:
-        kind = type(model).__name__
-        if twin is None:  # what is left of the model is half wrapped
-            raise UserError(
-                f"lm.name={name!r}: transformer_lens has no bridge for a {kind} ({error}); choose another LM"
-            ) from error
-        logger.info("lm %s: transformer_lens has no bridge for a %s; its sites are module paths", name, kind)
-        return None

@@ -5,6 +5,7 @@ import copy
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +100,11 @@ class PlainModel:
             self._forward(tokens)
         return collector.values()
 
-    def run(self, tokens: Tensor, request: Request) -> Ran:
-        """Run ``tokens`` [b, p] with something else written at some sites; see ``FrozenLM.run``."""
+    def run(self, tokens: Tensor, request: Request, cache: Any = None) -> Ran:
+        """Run ``tokens`` [b, p] with something else written at some sites; see ``FrozenLM.run``.
+
+        cache: keys and values of the tokens before these, which grows by them (``lm.caching``).
+        """
         visit = Visit(request)
         with contextlib.ExitStack() as stack:
             if request.start is not None:
@@ -111,11 +115,12 @@ class PlainModel:
             for site in request.places:
                 self._hook(stack, site, lambda value, site=site: visit.come_by(site, value))
             stack.enter_context(request.gradients())
-            return visit.ran(self._forward(tokens))
+            return visit.ran(self._forward(tokens, cache))
 
-    def _forward(self, tokens: Tensor) -> Tensor:
+    def _forward(self, tokens: Tensor, cache: Any = None) -> Tensor:
         # Windows are right-padded and attention is causal: no mask, so that sdpa can take its fastest kernel.
-        out = self.twin(input_ids=tokens, use_cache=False)
+        earlier = {} if cache is None else {"past_key_values": cache}
+        out = self.twin(input_ids=tokens, use_cache=cache is not None, **earlier)
         return out[0] if isinstance(out, tuple) else getattr(out, "logits", out)
 
     def _hook(self, stack: contextlib.ExitStack, site: str, come_by: Callable[[Tensor], Tensor | None]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sae_lightning.lm.agreement import difference, tolerance, trial_length, trial_windows, widened
 from sae_lightning.lm.bridge import modules_at
 from sae_lightning.lm.bridged import BridgedModel
+from sae_lightning.lm.caching import differing_cached
 from sae_lightning.lm.outline import Names
 from sae_lightning.lm.plain import PlainModel
 from sae_lightning.lm.run import Ran, Request
@@ -56,6 +57,7 @@ class Reader:
         self._vocab_size = vocab_size
         self._verdicts: dict[tuple[int, torch.dtype, str], bool] = {}
         self._run_verdicts: dict[tuple[Any, ...], bool] = {}
+        self._cache_verdicts: dict[tuple[int, torch.dtype], str | None] = {}
 
     def read(self, tokens: Tensor, sites: Sequence[str]) -> dict[str, Tensor]:
         """Return the activation [b, p, ...] at each of ``sites`` that runs; runs no further than the last of them."""
@@ -82,12 +84,25 @@ class Reader:
 
     def run(self, tokens: Tensor, request: Request) -> Ran:
         """Run ``tokens`` [b, p] with something else written at some sites; see ``FrozenLM.run``."""
-        if self.plain is not None and self.bridged is None:
-            return self.plain.run(tokens, self._begun(self.plain, tokens, request))
-        assert self.bridged is not None
-        if self.plain is not None and self._runs_plain(self.plain, self.bridged, tokens, request):
-            return self.plain.run(tokens, request)
-        return self.bridged.run(tokens, request)
+        way = self.way(tokens, request)
+        if isinstance(way, PlainModel) and self.bridged is None:
+            request = self._begun(way, tokens, request)
+        return way.run(tokens, request)
+
+    def way(self, tokens: Tensor, request: Request) -> PlainModel | BridgedModel:
+        """Return what runs windows as long as ``tokens`` [b, p] as ``request`` asks; tries it at the first time."""
+        if self.bridged is None:
+            assert self.plain is not None
+            return self.plain
+        fast = self.plain is not None and self._runs_plain(self.plain, self.bridged, tokens, request)
+        return self.plain if fast and self.plain is not None else self.bridged
+
+    def against_caching(self, plain: PlainModel, windows: Tensor) -> str | None:
+        """Return what speaks against going on from a cache; tries it at the first time (``lm.caching``)."""
+        key = (windows.shape[1], next(iter(plain.tensors())).dtype)
+        if key not in self._cache_verdicts:
+            self._cache_verdicts[key] = differing_cached(plain, windows)
+        return self._cache_verdicts[key]
 
     def starts(self, site: str) -> bool:
         """Whether a run can begin at the residual ``site``."""
