@@ -62,6 +62,7 @@ def interpret(
     - ``SCORER_VALUE/GROUP`` of ``features``, ``neurons``, ``features_shuffled``, ``neurons_shuffled``;
     - ``SCORER_VALUE/features-shuffled`` and ``neurons-shuffled``: own less another's, unit by unit;
     - ``SCORER_VALUE/features-neurons``: the difference of two groups drawn independently;
+    - ``EXPLAINER_VALUE/GROUP``: likewise of what an explainer found itself, which has no baseline;
     - ``SCORER_usable/GROUP``: share of a unit's answers that could be used; what could not counts nowhere else;
     - ``explained/features`` and ``explained/neurons``: share of units with an explanation.
 
@@ -84,7 +85,7 @@ def interpret(
         )
         for i, record in enumerate(kept)
     )
-    return Interpretation(units, _result(units, [scorer.name for scorer in scorers], seed, draws))
+    return Interpretation(units, _result(units, explainer.name, [scorer.name for scorer in scorers], seed, draws))
 
 
 def deranged(units: Sequence[Unit | None], seed: int) -> list[int | None]:
@@ -100,7 +101,7 @@ def deranged(units: Sequence[Unit | None], seed: int) -> list[int | None]:
     return out
 
 
-def _result(units: Sequence[Interpreted], scorers: Sequence[str], seed: int, draws: int) -> Result:
+def _result(units: Sequence[Interpreted], explainer: str, scorers: Sequence[str], seed: int, draws: int) -> Result:
     estimates: dict[str, Estimate] = {}
     for kind in ("feature", "neuron"):
         mine = [unit for unit in units if unit.unit.kind == kind]
@@ -108,7 +109,7 @@ def _result(units: Sequence[Interpreted], scorers: Sequence[str], seed: int, dra
             k = sum(unit.explanation is not None for unit in mine)
             estimates[f"explained/{kind}s"] = Estimate(k / len(mine), *share_interval(k, len(mine)), len(mine))
     for name in _value_names(units, scorers):
-        estimates |= _of_value(units, name, seed, draws)
+        estimates |= _of_value(units, name, f"{name[0] or explainer}_{name[1]}", seed, draws)
     for scorer in scorers:
         for group in GROUPS:
             shares = [s.usable / len(s.trials) for _, s in _scores(units, group, scorer) if s.trials]
@@ -132,9 +133,10 @@ def _value_names(units: Sequence[Interpreted], scorers: Sequence[str]) -> list[t
     return list(dict.fromkeys([*own, *scored]))
 
 
-def _of_value(units: Sequence[Interpreted], name: tuple[str, str], seed: int, draws: int) -> dict[str, Estimate]:
+def _of_value(
+    units: Sequence[Interpreted], name: tuple[str, str], title: str, seed: int, draws: int
+) -> dict[str, Estimate]:
     found = {group: _values(units, group, name) for group in GROUPS}
-    title = "_".join(part for part in name if part)
     out = {
         f"{title}/{group}": mean_estimate(_array(values.values()), NAME, seed, draws)
         for group, values in found.items()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from sae_lightning.core import UserError, derive_seed
 from sae_lightning.store import FeatureStore
+from sae_lightning.studies.autointerp.explainers.natural import Natural
 from sae_lightning.studies.autointerp.records import SILENT, Record, Stretch, Unit
 
 # Candidates that are looked at for one that is taken: most are left out for standing beside a stronger token.
@@ -93,6 +94,16 @@ class StretchRecorder:
         """Yield the record of each unit, in order. Raises UserError for one that is never active on these tokens."""
         for unit in units:
             yield self._record(unit)
+
+    def scored(self, unit: Unit) -> Natural:
+        """Return a unit's activations on the texts that are for scoring, all of their tokens that are looked at."""
+        tokens, values, _ = self.firings.of(unit)
+        places = np.flatnonzero(self._scored[self._texts])
+        dense = np.zeros(self.n_tokens, np.float32)
+        dense[tokens] = values
+        ids = np.asarray(self.store.token_ids[: self.n_tokens], np.int64)
+        kept = np.asarray(self.store.kept[: self.n_tokens], np.bool_)
+        return Natural(ids[places], self._texts[places], kept[places], dense[places])
 
     @cached_property
     def _texts(self) -> Int[NDArray, "n"]:
