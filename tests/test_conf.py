@@ -28,6 +28,7 @@ from sae_lightning.config import (
     SchedulerConfig,
     SearchConfig,
     SitesConfig,
+    SteerConfig,
     TokenizeConfig,
     TrainerConfig,
     validate,
@@ -48,10 +49,12 @@ ENTRIES = {
     "index": IndexConfig,
     "analyze": AnalyzeConfig,
     "search": SearchConfig,
+    "steer": SteerConfig,
 }
 # What a command has no default for where any of several settings will do.
 GIVEN = {
     "search": ["sae=run", "prompt=river"],
+    "steer": ["sae=run", "prompt=river", "reconstruct=true"],
 }
 EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.

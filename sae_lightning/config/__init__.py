@@ -40,6 +40,7 @@ from sae_lightning.config.sections import (
     TrainerConfig,
     TunedConfig,
 )
+from sae_lightning.config.steer import SteerConfig
 from sae_lightning.config.tokenize import TokenizeConfig
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "SearchConfig",
     "Section",
     "SitesConfig",
+    "SteerConfig",
     "TokenizeConfig",
     "TrainerConfig",
     "TunedConfig",

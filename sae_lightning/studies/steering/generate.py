@@ -61,7 +61,9 @@ def generate(
     """
     lm, before = reader.lm, [] if reader.start is None else [reader.start]
     ids = np.asarray(prompt_ids, np.int64)
-    _check(lm, ids, steering, sampling, n, len(before))
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise UserError(f"n={n}: must be a whole number of samples, at least 1")
+    check_prompt(reader, ids, sampling, steering)
     endings = {i for i in (lm.tokenizer.eos_token_id, lm.separator_id) if isinstance(i, int)}
     known = _known(lm)
     room = len(before) + len(ids) + sampling.max_tokens
@@ -128,11 +130,9 @@ def _known(lm: FrozenLM) -> Tensor:
     return known
 
 
-def _check(
-    lm: FrozenLM, ids: NDArray[np.int64], steering: Steering | None, sampling: Sampling, n: int, before: int
-) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UserError(f"n={n}: must be a whole number of samples, at least 1")
+def check_prompt(reader: Reader, ids: NDArray[np.int64], sampling: Sampling, steering: Steering | None = None) -> None:
+    """Raise UserError for a prompt without tokens, one that is too long, and positions that lie outside it."""
+    lm, before = reader.lm, int(reader.start is not None)
     if not len(ids):
         raise UserError("prompt: has no tokens; give a text with words in it")
     if before + len(ids) + sampling.max_tokens > lm.n_ctx:

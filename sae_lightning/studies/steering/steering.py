@@ -18,7 +18,8 @@ from sae_lightning.studies.steering.edits import FeatureEdit, TimesMax
 from sae_lightning.studies.subject import inference
 
 Where = Literal["all", "prompt", "generated"]
-Positions = Where | Sequence[int]
+#: One of ``Where``, or numbers of the prompt's tokens.
+Positions = str | Sequence[int]
 
 
 class Steering:
@@ -67,7 +68,9 @@ class Steering:
         self._numbers = torch.tensor(list(self.edits_of), dtype=torch.int64, device=sae.W_dec.device)
         self._directions = written(sae)[self._numbers].float()
         self.widths = [lm.site_width(site) for site in sites.write]
-        self.reads = () if _reads_first(lm, sites.read, sites.write) else sites.read
+        #: Nothing is written then: the run is as it would be, by the same way through the language model.
+        self.idle = keep_error and not self.edits_of
+        self.reads = () if self.idle or _reads_first(lm, sites.read, sites.write) else sites.read
         both = dict.fromkeys((*sites.read, *sites.write))
         self.writes = sites.write if self.reads else tuple(both)
 
@@ -75,6 +78,8 @@ class Steering:
         """Return what a run has written at each site; see ``lm.standing.Rewrites``."""
         one = _Pass(self, place, dict(read))
         sites = self.reader.sites
+        if self.idle:
+            return {site: one.listen(site) for site in self.writes}
         if self.reads:
             return {site: one.over_clean(site, number) for number, site in enumerate(sites.write)}
         out: dict[str, Edit] = {site: one.listen(site) for site in sites.read if site not in sites.write}
