@@ -1,7 +1,6 @@
 """Detection: can one tell from the explanation in which stretches a unit is active?"""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +18,7 @@ class DetectionScorer(ChatScorer):
     Source: Paulo et al. 2024, "Automatically interpreting millions of features in large language models".
     """
 
-    name: ClassVar[str] = "detection"
+    name = "detection"
     system = DETECT_SYSTEM
     ask = DETECT_ASK
     choices = YES_NO

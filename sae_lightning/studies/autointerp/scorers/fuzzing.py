@@ -1,7 +1,6 @@
 """Fuzzing: can one tell from the explanation on which tokens a unit is active?"""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -24,7 +23,7 @@ class FuzzingScorer(ChatScorer):
     Source: Paulo et al. 2024, "Automatically interpreting millions of features in large language models".
     """
 
-    name: ClassVar[str] = "fuzzing"
+    name = "fuzzing"
     system = FUZZ_SYSTEM
     ask = FUZZ_ASK
     choices = YES_NO

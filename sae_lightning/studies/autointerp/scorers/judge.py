@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -32,11 +32,11 @@ class ChatScorer(ABC):
     ``Scores.trials`` with their problem and in no score; a record without an explanation has no scores.
     """
 
-    name: ClassVar[str]
-    system: ClassVar[str]
-    ask: ClassVar[str]
+    name: str
+    system: str
+    ask: str
     #: What the judge may say, and the number that it stands for.
-    choices: ClassVar[Mapping[str, float]]
+    choices: Mapping[str, float]
 
     def __init__(self, client: Client, per_level: Annotated[int, Ge(1)] | None = None, seed: int = 0) -> None:
         self.client, self.per_level, self.seed = client, per_level, seed

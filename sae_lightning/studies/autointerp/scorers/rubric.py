@@ -1,7 +1,6 @@
 """The specificity rubric: how well does the explanation say what a unit is active on, at every level of activation?"""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +8,8 @@ from sae_lightning.studies.autointerp.parts import Trial
 from sae_lightning.studies.autointerp.prompts import GRADE_ASK, GRADE_SYSTEM, marked
 from sae_lightning.studies.autointerp.records import Record
 from sae_lightning.studies.autointerp.scorers.judge import ChatScorer, Question
+
+GRADES: Mapping[str, float] = {"0": 0.0, "1": 1.0, "2": 2.0, "3": 3.0}
 
 
 class RubricScorer(ChatScorer):
@@ -21,10 +22,10 @@ class RubricScorer(ChatScorer):
     Source: Templeton et al. 2024, "Scaling Monosemanticity", section on specificity; the wording is ours.
     """
 
-    name: ClassVar[str] = "rubric"
+    name = "rubric"
     system = GRADE_SYSTEM
     ask = GRADE_ASK
-    choices: ClassVar = {"0": 0.0, "1": 1.0, "2": 2.0, "3": 3.0}
+    choices = GRADES
 
     def questions(self, record: Record) -> list[Question]:
         return [
