@@ -88,28 +88,40 @@ def with_wildcards(
 
     As far as they may be so together: with all wildcards replaced, ``keep`` of the activation must be left in the mean
     over the replacements. Where it is not, the most important of them become literal again, as few as are needed.
+    Wildcards that come first say no more than that the text does not begin there, and are left out.
     """
-    asked, numbers = [], []
-    for i, (one, values) in enumerate(zip(suffixes, important, strict=True)):
-        order = np.argsort(-values, kind="stable")
-        for literal in range(int((values >= threshold).sum()), len(order)):
-            asked += [_with(one.token_ids, order[literal:].tolist(), np.roll(others, k)) for k in range(len(others))]
-            numbers.append((i, literal, order))
-    plain = reads([one.token_ids for one in suffixes])
-    read = iter(reads(asked)) if asked else iter(())
-    wild: list[NDArray[np.int64] | None] = [None] * len(suffixes)
-    for i, literal, order in numbers:
-        a = float(plain[i][-1])
-        left = np.mean([min(1.0, float(next(read)[-1]) / a) for _ in others])
-        if wild[i] is None and left >= keep:
-            wild[i] = order[literal:]
-    out = []
-    for one, places in zip(suffixes, wild, strict=True):
-        loose = set() if places is None else set(places.tolist())
-        ids = tuple(WILD if j in loose else int(token) for j, token in enumerate(one.token_ids))
-        pieces = tuple("" if j in loose else piece for j, piece in enumerate(one.pieces))
-        out.append(Pattern(ids, pieces, one.activation))
-    return out
+    alone = [float(value[-1]) for value in reads([one.token_ids for one in suffixes])]
+    orders = [np.argsort(-values, kind="stable") for values in important]
+    literals = [int((values >= threshold).sum()) for values in important]
+    loose: list[NDArray[np.int64]] = [order[len(order) :] for order in orders]
+    left, step = list(range(len(suffixes))), 1
+    while left:
+        asked = [(i, n) for i in left for n in range(literals[i], min(literals[i] + step, len(orders[i])))]
+        variants = [
+            _with(suffixes[i].token_ids, orders[i][n:].tolist(), np.roll(others, k))
+            for i, n in asked
+            for k in range(len(others))
+        ]
+        read = iter(reads(variants) if variants else ())
+        done = set()
+        for i, n in asked:
+            kept = np.mean([min(1.0, float(next(read)[-1]) / alone[i]) for _ in others])
+            if i not in done and kept >= keep:
+                loose[i] = orders[i][n:]
+                done.add(i)
+        literals = [n + step for n in literals]
+        left = [i for i in left if i not in done and literals[i] < len(orders[i])]
+        step *= 2
+    return [_pattern(one, set(places.tolist())) for one, places in zip(suffixes, loose, strict=True)]
+
+
+def _pattern(suffix: Suffix, loose: set[int]) -> Pattern:
+    """Return a suffix with wildcards in some places, from its first literal token on."""
+    n = len(suffix.token_ids)
+    first = min((j for j in range(n) if j not in loose), default=n - 1)
+    ids = tuple(WILD if j in loose else int(suffix.token_ids[j]) for j in range(first, n))
+    pieces = tuple("" if j in loose else suffix.pieces[j] for j in range(first, n))
+    return Pattern(ids, pieces, suffix.activation)
 
 
 def _with(token_ids: NDArray[np.int64], places: Sequence[int], others: NDArray[np.int64]) -> NDArray[np.int64]:

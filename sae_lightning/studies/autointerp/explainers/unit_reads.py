@@ -17,7 +17,7 @@ Reads = Callable[[Sequence[NDArray[np.int64]]], list[NDArray[np.float32]]]
 #: Where neurons are read.
 NEURONS = "blocks.{layer}.mlp.hook_post"
 # Tokens that go through the language model at once.
-_AT_ONCE = 4096
+_AT_ONCE = 1024
 
 
 def unit_reads(reader: Reader, unit: Unit, neurons: str = NEURONS) -> Reads:
