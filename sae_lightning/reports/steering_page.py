@@ -47,7 +47,7 @@ def write_steering_page(path: Path, steering: Mapping[str, Any]) -> None:
 
 def steering_page(steering: Mapping[str, Any]) -> str:
     """Return the page. Every text that comes from a run, a corpus or a language model is escaped."""
-    features = {int(one["feature"]): one for one in steering["features"]}
+    features = {int(one["feature"]): _with_concept(one, steering) for one in steering["features"]}
     names = [f"feature {number}" for number in features]
     what = ", ".join(names) if 0 < len(names) <= 3 else f"{len(names)} features" if names else "reconstruction"
     title = f"Steering {steering['sae']['name']}: {what}"
@@ -64,6 +64,15 @@ def steering_page(steering: Mapping[str, Any]) -> str:
     return page(visible(title), parts, dose_figures.STYLE + steering_samples.STYLE + _STYLE)
 
 
+def _with_concept(feature: Mapping[str, Any], steering: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a feature with the words of its concept: its own, or those of the settings."""
+    words = (steering.get("settings") or {}).get("concept") or ()
+    if isinstance(words, Mapping):
+        number = feature["feature"]
+        words = words.get(number) or words.get(str(number)) or ()
+    return {"concept": list(words), **feature}
+
+
 def _facts(steering: Mapping[str, Any]) -> str:
     sites = steering.get("sites")
     facts = {
@@ -71,7 +80,7 @@ def _facts(steering: Mapping[str, Any]) -> str:
         "language model": plain({k: v for k, v in (steering.get("lm") or {}).items() if v is not None}),
         "site": "" if not sites else " to ".join(dict.fromkeys(", ".join(sites[s]) for s in ("read", "write"))),
         "store": steering.get("store") or "",
-        "settings": plain(steering.get("settings") or {}),
+        "settings": plain({k: v for k, v in (steering.get("settings") or {}).items() if k != "concept"}),
     }
     rows = [
         [f"<th scope=row>{text(key)}</th>", f"<td class=text>{text(visible(value))}</td>"]

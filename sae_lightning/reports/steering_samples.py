@@ -101,7 +101,7 @@ def _cell(
 ) -> str:
     if sample is None:
         return "<td></td>"
-    start = f"<span class=prompt>{_shown(prompts[sample['prompt']])}</span>" if prompt else ""
+    start = f"<span class=prompt>{_shown(prompts[int(sample['prompt'])])}</span>" if prompt else ""
     tokens = [
         _token(piece, values, features, most, nats, logprob, kept)
         for piece, values, nats, logprob, kept in zip(

@@ -111,10 +111,12 @@ class DoseResponse:
             if not maximum > 0:
                 raise UserError(f"feature {feature}: never fires on the store, so it has no maximum; choose another")
         ids = [reader.cut(prompt)[1] for prompt in self.prompts]
-        plans: list[tuple[int | None, str, float | None, Steering | None]] = [(None, AS_IS, None, None)]
+        # Without edits and yet the same way through the language model: a change of nothing changes no bit.
+        plain = Steering(reader, {})
+        plans: list[tuple[int | None, str, float | None, Steering]] = [(None, AS_IS, None, plain)]
         if not self.keep_error:
-            steering = Steering(reader, {}, keep_error=False, positions=self.positions)
-            plans = [(None, UNSTEERED, None, None), (None, AS_IS, None, steering)]
+            rebuilt = Steering(reader, {}, keep_error=False, positions=self.positions)
+            plans = [(None, UNSTEERED, None, plain), (None, AS_IS, None, rebuilt)]
         for feature in features:
             for strength in self.strengths:
                 edit = self._edit(strength, maxima[feature])
@@ -141,7 +143,7 @@ class DoseResponse:
         self,
         reader: Reader,
         prompts: Sequence[Int[NDArray, "p"]],
-        steering: Steering | None,
+        steering: Steering,
         features: Sequence[int],
     ) -> list[Sample]:
         found = []

@@ -16,7 +16,7 @@ from sae_lightning.studies.steering.repetition import distinct, repeated
 from sae_lightning.studies.steering.samples import Sample
 
 #: Figures of a dose, in the order in which they are shown. ``words`` and ``word_rate`` need words to look for.
-FIGURES = (
+FIGURES: tuple[str, ...] = (
     "steered_activation",
     "steered_fires",
     "steered_words",
