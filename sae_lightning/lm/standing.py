@@ -91,12 +91,20 @@ def together(
     run: (number, edits, sites) -> activations at the sites of the run with these edits, for the number-th of
     ``rewrites`` to read.
     """
-    out = dict(edits)
+    read: list[Mapping[str, Tensor]] = []
+
+    def made(n: int) -> dict[str, Edit]:
+        # Asked anew for every run: what an edit notes in one is nothing to another.
+        out = dict(edits)
+        for one, found in zip(rewrites[:n], read[:n], strict=True):
+            out = chained(out, one.edits(place, found))
+        return out
+
     for number, one in enumerate(rewrites):
         # The sites that will be written are written as they are, so that both runs take the same way.
-        read = run(number, chained(out, dict.fromkeys(one.writes, _as_it_is)), one.reads) if one.reads else {}
-        out = chained(out, one.edits(place, read))
-    return out
+        same = dict.fromkeys(one.writes, _as_it_is)
+        read.append(run(number, chained(made(number), same), one.reads) if one.reads else {})
+    return made(len(rewrites))
 
 
 def chained(first: Mapping[str, Edit], then: Mapping[str, Edit]) -> dict[str, Edit]:
