@@ -164,10 +164,16 @@ def _report(path: str) -> str:
 
 
 def _settings(config: SearchConfig) -> dict[str, Any]:
-    """Return the settings that this search has read."""
-    names = [config.way, "all_file", *WAYS[config.way], "n", "space", "float32", "seed", "background_tokens"]
-    values = {name: getattr(config, name) for name in dict.fromkeys(names)}
-    return {name: value for name, value in values.items() if value is not None}
+    """Return the settings that this search has read, with prompts as they are, wherever they came from."""
+    names = [config.way, *WAYS[config.way], "n"]
+    if config.way in ("attribute", "influence"):
+        names += ["space", "float32", "seed"]
+    if config.way in ("prompt", "all", "influence") and config.store is None:
+        names.append("background_tokens")
+    values = {name: getattr(config, name) for name in names}
+    if config.way == "all":
+        values |= {"all": _prompts(config, "all"), "none": _prompts(config, "none") or None}
+    return {name: value for name, value in values.items() if value is not None and not name.endswith("_file")}
 
 
 def _labelled(

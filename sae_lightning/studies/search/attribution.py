@@ -16,7 +16,7 @@ from sae_lightning.studies.removal import contribution
 from sae_lightning.studies.search.agreement import agreement
 from sae_lightning.studies.search.continuation import decoded, single_token
 from sae_lightning.studies.search.prompts import reader_of, shown
-from sae_lightning.studies.search.spliced import SplicedPrompt
+from sae_lightning.studies.search.spliced import Measure, SplicedPrompt
 from sae_lightning.studies.study import Result, Study, Table
 from sae_lightning.studies.subject import NEEDS_READER, Subject
 
@@ -74,13 +74,13 @@ class AttributionSearch(Study):
             if against == target:
                 raise UserError(f"against={self.against!r}: is the target itself; give another token")
 
-        def measure(logits: Float[Tensor, "k p vocab"], last: int) -> Float[Tensor, "k"]:
-            after = logits[:, last].double()
+        def measure(logits: Float[Tensor, "k p vocab"]) -> Float[Tensor, "k"]:
+            after = logits[:, prompt.last].double()
             return after[:, target] - (after.mean(-1) if against is None else after[:, against])
 
         with in_float32(reader.lm, self.float32):
             prompt = SplicedPrompt(reader, ids, keep_error=self.keep_error)
-            scores, value = attribution(prompt, lambda logits: measure(logits, prompt.last))
+            scores, value = attribution(prompt, measure)
             row, index, activation = prompt.features.triples()
             active = torch.unique(index)
             order = scores[active].abs().argsort(descending=True, stable=True)
@@ -106,7 +106,7 @@ class AttributionSearch(Study):
         found = agreement([r[1] for r in rows], [r[2] for r in rows], self.name, self.seed)
         return Result(found, {"features": Table(COLUMNS, tuple(rows), caption)}, notes)
 
-    def _ablated(self, prompt: SplicedPrompt, features: Sequence[int], measure) -> list[float]:
+    def _ablated(self, prompt: SplicedPrompt, features: Sequence[int], measure: Measure) -> list[float]:
         """Return ``m - m without it`` of each feature, from runs of a batch with nothing changed in its first row."""
         out: list[float] = []
         step = prompt.at_once - 1
@@ -118,20 +118,20 @@ class AttributionSearch(Study):
                 without = prompt.base.clone()
                 without[where] -= added.detach()
                 changed.append(without)
-            values = measure(prompt.logits(changed), prompt.last)
+            values = measure(prompt.logits(changed))
             out += (values[0] - values[1:]).tolist()
         return out
 
 
-def gradient(prompt: SplicedPrompt, measure) -> tuple[Float[Tensor, "n d_out"], float]:
+def gradient(prompt: SplicedPrompt, measure: Measure) -> tuple[Float[Tensor, "n d_out"], float]:
     """Return the gradient of ``measure(logits)`` [1] in what is written at each kept token, and its value."""
     rows = prompt.base.detach().clone().requires_grad_(True)
     value = measure(prompt.logits([rows], grad=True))
     (gradients,) = torch.autograd.grad(value.sum(), rows)
-    return gradients, float(value)
+    return gradients, float(value.detach())
 
 
-def attribution(prompt: SplicedPrompt, measure) -> tuple[Float[Tensor, "d_sae"], float]:
+def attribution(prompt: SplicedPrompt, measure: Measure) -> tuple[Float[Tensor, "d_sae"], float]:
     """Return each feature's activation times gradient, summed over kept tokens, float64; and ``measure``'s value."""
     gradients, value = gradient(prompt, measure)
     row, index, activation = prompt.features.triples()

@@ -18,7 +18,7 @@ from sae_lightning.studies.search.attribution import gradient
 from sae_lightning.studies.search.base_rate import base_rate
 from sae_lightning.studies.search.continuation import continuation, decoded
 from sae_lightning.studies.search.prompts import reader_of, shown
-from sae_lightning.studies.search.spliced import SplicedPrompt
+from sae_lightning.studies.search.spliced import Measure, SplicedPrompt
 from sae_lightning.studies.study import Result, Study, Table
 from sae_lightning.studies.subject import NEEDS_READER, Subject
 
@@ -122,7 +122,7 @@ class InfluenceSearch(Study):
         return out
 
     def _exact(
-        self, prompt: SplicedPrompt, features: list[int], set_to: Tensor, boosted: Tensor, measure
+        self, prompt: SplicedPrompt, features: list[int], set_to: Tensor, boosted: Tensor, measure: Measure
     ) -> list[float]:
         row, index, activation = prompt.features.triples()
         directions, scale = written(prompt.sae), prompt.scale.double()

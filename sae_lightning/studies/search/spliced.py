@@ -1,6 +1,6 @@
 """One prompt in one window, and runs of the language model with something else written at its kept tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -14,6 +14,9 @@ from sae_lightning.studies.passes import Text
 from sae_lightning.studies.search.prompts import window_length
 from sae_lightning.studies.splice import Splice, windows_at_a_time
 from sae_lightning.studies.subject import inference
+
+#: What a search is after: a number of each run, from its logits [k, p, vocab].
+Measure = Callable[[Tensor], Tensor]
 
 
 class SplicedPrompt:
