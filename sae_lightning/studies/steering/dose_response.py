@@ -217,7 +217,9 @@ def _changes(
         if value is None or before is None:
             rows.append((feature, variant.name, variant.strength, name, None, None, None, n))
             continue
-        limits = interval(value - before, found[1][name] - base[1][name], n) or (None, None)
+        # Where both are without an interval (no word in any text), their difference has none.
+        known = any(one[0][name].low is not None for one in (found, base))
+        limits = (interval(value - before, found[1][name] - base[1][name], n) if known else None) or (None, None)
         rows.append((feature, variant.name, variant.strength, name, value - before, *limits, n))
     return rows
 

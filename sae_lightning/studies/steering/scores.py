@@ -120,8 +120,9 @@ def estimates(
 ) -> tuple[dict[str, Estimate], dict[str, Float[NDArray, "k"]]]:
     """Return (figures with intervals, their bootstrap draws).
 
-    Intervals: a bootstrap over samples; that of ``steered_words`` is Clopper and Pearson's, for no sample with a word
-    would be no uncertainty to a bootstrap. Estimates count generated tokens; ``steered_words`` counts samples.
+    Intervals: a bootstrap over samples, None where all samples are alike, as where no text has a word: that is no
+    certainty, and resampling can't tell how far from it. The interval of ``steered_words`` is Clopper and Pearson's.
+    Estimates count generated tokens; ``steered_words`` counts samples.
     """
     n = len(each.tokens)
     values = drawn(each, np.ones((1, n)), words)
@@ -134,7 +135,9 @@ def estimates(
         elif not np.isfinite(value):
             out[name] = Estimate(None, None, None, int(each.tokens.sum()))
         else:
-            out[name] = Estimate(value, *(interval(value, draws[name], n) or (None, None)), int(each.tokens.sum()))
+            alike = np.ptp(draws[name][np.isfinite(draws[name])]) <= 1e-12 * abs(value) if n > 1 else True
+            limits = None if alike else interval(value, draws[name], n)
+            out[name] = Estimate(value, *(limits or (None, None)), int(each.tokens.sum()))
     return out, draws
 
 

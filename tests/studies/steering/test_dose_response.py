@@ -10,7 +10,7 @@ import torch
 from sae_lightning.core import UserError
 from sae_lightning.metrics import bootstrap_weights
 from sae_lightning.store import Reader
-from sae_lightning.studies.steering.dose_response import AS_IS, UNSTEERED, DoseResponse, Doses
+from sae_lightning.studies.steering.dose_response import AS_IS, CHANGES, UNSTEERED, DoseResponse, Doses
 from sae_lightning.studies.steering.generate import Continuation
 from sae_lightning.studies.steering.samples import Sample, read_again
 from sae_lightning.studies.steering.sampling import Sampling
@@ -71,7 +71,10 @@ def test_what_is_not_changed_is_exactly_the_unsteered_text(reader: Reader) -> No
     rows = [
         dict(zip(found.result.tables["changes"].columns, r, strict=True)) for r in found.result.tables["changes"].rows
     ]
-    assert all(row["change"] == row["low"] == row["high"] == 0 for row in rows if row["variant"] == "1x")
+    same = [row for row in rows if row["variant"] == "1x"]
+    assert len(same) == len(CHANGES)
+    assert all(row["change"] == 0 and row["low"] == row["high"] for row in same)
+    assert [row["low"] for row in same if row["figure"] == "steered_nats"] == [0]
     assert any(row["change"] != 0 for row in rows if row["variant"] == "0x")
 
 
@@ -240,5 +243,7 @@ def test_no_sample_with_a_word_is_not_surely_none() -> None:
     each = random_sums(np.random.default_rng(1), 12)
     each.hits[:] = 0
     found = estimates(each, bootstrap_weights(12, 100, 0).numpy(), True)[0]
+    rate = found["steered_word_rate"]
+    assert (rate.value, rate.low, rate.high) == (0, None, None)
     assert found["steered_words"].value == 0
     assert found["steered_words"].high == pytest.approx(1 - 0.025 ** (1 / 12))
