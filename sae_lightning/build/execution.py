@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sae_lightning.config import RunConfig
 from sae_lightning.core import Ranks
+from sae_lightning.core.processor import fast_bfloat16
 from sae_lightning.losses import Objective
 from sae_lightning.sae import SparseAutoencoder
 from sae_lightning.sae.choosing import ChoosingAutoencoder
@@ -65,12 +66,6 @@ def _automatic(sae: SparseAutoencoder, sample: Tensor) -> str | None:
         return None
     logger.debug("encoder products in bfloat16: %.2f %% of their features are those of float32", 100 * share)
     return "bfloat16"
-
-
-def fast_bfloat16() -> bool:
-    """Return whether this CPU multiplies bfloat16 matrices faster than float32 ones."""
-    asks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, ask, bool)() for ask in asks)
 
 
 @torch.no_grad()

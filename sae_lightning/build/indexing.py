@@ -12,7 +12,6 @@ import torch
 from sae_lightning.activations import Harvester
 from sae_lightning.build.corpus import OpenCorpus, mask_of, open_corpus
 from sae_lightning.build.device import pick_device
-from sae_lightning.build.execution import fast_bfloat16
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.lm_check import differences
 from sae_lightning.build.origin import Origin, origin_of
@@ -28,6 +27,7 @@ from sae_lightning.config import (
     with_absolute_name,
 )
 from sae_lightning.core import Features, TokenBatch, UserError
+from sae_lightning.core.processor import fast_bfloat16
 from sae_lightning.sae import SparseAutoencoder, formats
 from sae_lightning.sae.proven import ProvenEncoder
 from sae_lightning.store import Corpus, FeatureStore, Plan, build_store, sae_sha256

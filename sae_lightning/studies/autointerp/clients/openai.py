@@ -51,6 +51,7 @@ class OpenAIClient:
         limit_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens",
         logprobs: bool = False,
         options: Mapping[str, Any] | None = None,
+        show_progress: bool = True,
     ) -> None:
         self._endpoint = Endpoint(base_url, key_env)
         if not model.strip():
@@ -63,7 +64,7 @@ class OpenAIClient:
             json.dumps(options, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise UserError(f"client.options: must be plain JSON ({error}); mend it") from None
-        self._model = model
+        self._model, self._show = model, show_progress
         self._settings = Settings(
             model, timeout, retries, first_rest, requests_per_minute, parallel, limit_key, logprobs, options
         )
@@ -109,7 +110,7 @@ class OpenAIClient:
         start = time.monotonic()
         posting.start()
         try:
-            with progress(what, len(requests)) as advance:
+            with progress(what, len(requests), self._show) as advance:
                 while (arrived := arriving.get()) is not None:
                     if isinstance(arrived, BaseException):
                         raise arrived
