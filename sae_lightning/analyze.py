@@ -18,7 +18,7 @@ def analyze(config: AnalyzeConfig, out: Path, asked: frozenset[str] = frozenset(
     """Ask the studies, print what they found, and write analysis.json and the report into ``out``."""
     command.quiet_warnings()
     from sae_lightning.build import analysis as build
-    from sae_lightning.build.notes import read_notes
+    from sae_lightning.build.notes import read_explanations, read_notes
     from sae_lightning.reports import show_evaluation
     from sae_lightning.reports.analysis_table import show_results
     from sae_lightning.reports.curves import training_curves
@@ -33,10 +33,10 @@ def analyze(config: AnalyzeConfig, out: Path, asked: frozenset[str] = frozenset(
             raise UserError(f"out={out}: lies in the store {store}; give a folder of its own")
     if not config.report and (out / "index.html").exists():
         raise UserError(f"out={out}: holds a report, whose pages would tell another story; give another folder")
-    notes = [
-        read_notes(path, FeatureStore.open(store).d_sae)
-        for store, path in zip(config.stores, config.of_each(config.notes, "notes"), strict=True)
-    ]
+    opened = [FeatureStore.open(store) for store in config.stores]
+    notes_at, explanations_at = (config.of_each(getattr(config, key), key) for key in ("notes", "explanations"))
+    notes = [read_notes(path, store.d_sae) for path, store in zip(notes_at, opened, strict=True)]
+    explained = [read_explanations(path, store) for path, store in zip(explanations_at, opened, strict=True)]
     found = build.analyze(config, asked)
     for name, results in found.results.items():
         show_results(f"Analysis of {name}: {found.stored[name].store.n_kept:,} tokens", results)
@@ -55,9 +55,10 @@ def analyze(config: AnalyzeConfig, out: Path, asked: frozenset[str] = frozenset(
             evaluation=build.evaluation_of(found, name),
             curves=training_curves(one.run_dir),
             notes=said,
+            explanations=meant,
             token_text=build.token_text(one),
         )
-        for (name, one), said in zip(found.stored.items(), notes, strict=True)
+        for (name, one), said, meant in zip(found.stored.items(), notes, explained, strict=True)
     ]
     compare = Comparison(found.closest, found.comparisons, found.evaluation) if len(readings) > 1 else None
 

@@ -1,9 +1,12 @@
-"""What people wrote about features: a small JSON file, by feature number."""
+"""What people wrote about features, and what explainers did: small JSON files, by feature number."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from sae_lightning.core import UserError
+from sae_lightning.store import FeatureStore
+from sae_lightning.studies.autointerp.explanations import Explanation, Explanations
 
 
 def read_notes(path: str | None, d_sae: int) -> dict[int, str]:
@@ -30,3 +33,13 @@ def read_notes(path: str | None, d_sae: int) -> dict[int, str]:
         if note.strip():
             out[int(key)] = note
     return out
+
+
+def read_explanations(path: str | None, store: FeatureStore) -> Mapping[int, tuple[Explanation, ...]]:
+    """Return what the features of a store's SAE are said to mean; nothing for None.
+
+    Raises UserError: no such file, no file of explanations, one of another SAE's.
+    """
+    if path is None:
+        return {}
+    return Explanations.load(path, store.facts["sae"]["sha256"], store.d_sae).features

@@ -16,14 +16,15 @@ class AnalyzeConfig(Section):
     """What python -m sae_lightning.analyze asks of a feature store, or of several side by side.
 
     sae: where the SAE lies now, of each store; null: where it lay when the store was made. evaluation_tokens: held-out
-    tokens that the evaluation is on, 0 for none. notes: a file of notes on features, of each store. examples: strongest
-    ones shown of a feature.
+    tokens that the evaluation is on, 0 for none. notes, explanations: a file of notes on features and one of what they
+    are said to mean, of each store. examples: strongest ones shown of a feature.
     """
 
     store: Name | Annotated[list[Name], MinLen(1)]
     out: Name | None = None
     sae: Name | list[Name | None] | None = None
     notes: Name | list[Name | None] | None = None
+    explanations: Name | list[Name | None] | None = None
     report: bool = True
     verify: bool = True
     evaluation_tokens: CountOrZero = 8192

@@ -12,7 +12,7 @@ from sae_lightning.reports.site.data_files import Vocabulary, column, write_data
 from sae_lightning.reports.site.features import near_measure, near_values
 from sae_lightning.reports.site.reading import Extent, Reading
 
-Kind = Literal["number", "percent", "tokens", "note"]
+Kind = Literal["number", "percent", "tokens", "text", "note"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Column:
 
 
 _FEATURE = Column("feature", "feature", "number", "number of the feature", 1.05, "up", False)
+_EXPLANATION = Column("explanation", "explanation", "text", "what it is said to mean", 4.4, "up")
+# Of a score's name, the part that a heading has room for.
+_SCORE = 24
 
 
 def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[Sequence[str]]) -> list[Column]:
@@ -57,6 +60,7 @@ def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[S
             "vocabulary": vocabulary.texts,
             "columns": {key: column(values) for key, values in numbers.items()},
             "names": _names([_FEATURE, *named]),
+            "texts": {_EXPLANATION.key: texts} if (texts := _explained(reading)) else {},
             "lists": {
                 key: {"width": extent.tokens, "items": _flat(rows, extent.tokens, vocabulary)}
                 for key, rows in lists.items()
@@ -66,7 +70,7 @@ def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[S
     write_data(folder, "notes", {str(feature): text for feature, text in sorted(reading.notes.items()) if text})
     tokens = Column("tokens", "top tokens", "tokens", "different tokens among the strongest examples", 3.4, "up", False)
     last = Column("note", "note", "note", "notes given and written here", 2.0, "up")
-    shown = [_FEATURE, tokens, *named]
+    shown = [_FEATURE, tokens, *([_EXPLANATION] if reading.explanations else []), *named]
     if promoted is not None:
         shown.append(Column("promoted", "promotes", "tokens", "next tokens that it makes likelier", 3.0, "up"))
     return [*shown, last]
@@ -112,7 +116,29 @@ def _numbers(reading: Reading) -> tuple[dict[str, NDArray], list[Column]]:
     if (r := reading.array("neuron_correlation", "neuron_correlation")) is not None:
         title = "largest |correlation| with a single neuron"
         found.append((Column("neuron", "neuron r", "number", title, 0.9, also=("r", "correlation")), np.abs(r)))
+    if (score := _score(reading)) is not None:
+        found.append(score)
     return {one.key: np.asarray(values) for one, values in found}, [one for one, _ in found]
+
+
+def _explained(reading: Reading) -> dict[str, str]:
+    """Return by feature the explanation to show."""
+    return {str(feature): said[0].text for feature, said in sorted(reading.explanations.items()) if said}
+
+
+def _score(reading: Reading) -> tuple[Column, NDArray] | None:
+    """Return the column of the explanations' first score, under that score's name where they share one."""
+    firsts = {f: next(iter(said[0].scores.items()), None) for f, said in reading.explanations.items() if said}
+    scored = {feature: score for feature, score in firsts.items() if score is not None}
+    if not scored:
+        return None
+    names = sorted({name for name, _ in scored.values()})
+    values = np.full(reading.store.d_sae, np.nan)
+    for feature, (_, value) in scored.items():
+        values[feature] = value
+    title = f"how well the explanation holds: {', '.join(names)}"
+    label = names[0].replace("_", " ")[:_SCORE] if len(names) == 1 else "score"
+    return Column("score", label, "number", title, 0.95), values
 
 
 def _names(columns: Sequence[Column]) -> dict[str, str]:

@@ -16,6 +16,7 @@ def facts(reading: Reading) -> dict[str, str]:
     widths = widths[:2] if widths[2] == widths[0] else widths
     architecture = [str(sae[key]) for key in ("architecture",) if sae.get(key)]
     architecture += [f"k {sae['k']:,}"] if isinstance(sae.get("k"), int) else []
+    by = sorted({one.by for said in reading.explanations.values() for one in said})
     masked = store.n_tokens - store.n_kept
     found = {
         "SAE": plain({key: sae[key] for key in ("name", "sha256") if sae.get(key)}).removeprefix("name "),
@@ -28,6 +29,7 @@ def facts(reading: Reading) -> dict[str, str]:
         "tokens read": f"{store.n_tokens:,} of {store.n_texts:,} texts"
         + (f"; {masked:,} of them left out by the mask ({masked / store.n_tokens:.2%})" if masked else ""),
         "activations": f"{store.nnz:,} not 0, {store.nnz / max(1, store.n_kept):.4g} a token that counts",
+        "explanations": f"{len(reading.explanations):,} features, by {', '.join(by)}" if by else "",
         "store": str(store.path.name),
     }
     return {key: value for key, value in found.items() if value}

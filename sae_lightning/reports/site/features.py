@@ -1,6 +1,6 @@
 """The data of every feature's page, some features to a file, written as they are read: memory does not grow."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def write_features(
         for feature in range(first, min(first + PER_FILE, store.d_sae)):
             found.append({**_fired(store, feature, extent, vocabulary, used), **sections.of(feature, vocabulary)})
             advance(1, "examples")
-        data = {"vocabulary": vocabulary.texts, "features": found}
+        said = sections.said_of_related(found, vocabulary)
+        data = {"vocabulary": vocabulary.texts, "features": found, "said": said}
         write_data(folder, numbered("features", first // PER_FILE), data)
     return used
 
@@ -160,6 +161,7 @@ class _Sections:
         self.clusters = reading.array("clusters", "cluster")
         self.members = {} if self.clusters is None else _members(self.clusters)
         self.token_text = reading.token_text
+        self.explanations = reading.explanations
 
     def of(self, feature: int, vocabulary: Vocabulary) -> dict[str, Any]:
         """Return a feature's sections."""
@@ -181,6 +183,10 @@ class _Sections:
             "neighbours": related(self.neighbour, [self.near]),
             "partners": related(self.partner[0], self.partner[1:]),
             "logits": self._logits(feature, vocabulary),
+            "explanations": [
+                [one.text, one.by, [[name, rounded(value)] for name, value in one.scores.items()]]
+                for one in self.explanations.get(feature, ())
+            ],
             "cluster": self._cluster(feature),
             "neuron": self._neuron(feature),
             "closest": [
@@ -188,6 +194,15 @@ class _Sections:
                 for sibling, index, cosine in self.closest
                 if index[feature] >= 0
             ],
+        }
+
+    def said_of_related(self, found: Sequence[Mapping[str, Any]], vocabulary: Vocabulary) -> dict[str, int]:
+        """Return what the neighbours and partners of some features are said to mean, by feature."""
+        related = {row[0] for one in found for row in (*one["neighbours"], *one["partners"])}
+        return {
+            str(feature): vocabulary[self.explanations[feature][0].text]
+            for feature in sorted(related)
+            if self.explanations.get(feature)
         }
 
     def _logits(self, feature: int, vocabulary: Vocabulary) -> list[list[list[Any]]] | None:

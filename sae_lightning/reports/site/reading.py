@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sae_lightning.store import FeatureStore
+from sae_lightning.studies.autointerp.explanations import Explanation
 from sae_lightning.studies.study import Result
 
 #: Of a training curve: steps and values, of one length.
@@ -24,6 +25,7 @@ class Reading:
     evaluation: what ``evaluation.json`` holds, where the SAE was evaluated (reports/evaluation_data.py reads it).
     curves:     training curves of the run, by tag.
     notes:      by feature, what somebody wrote about it.
+    explanations: by feature, what an explainer said that it means, with scores; the one to show first.
     token_text: the text of a token id, for promoted and suppressed tokens.
     """
 
@@ -33,6 +35,7 @@ class Reading:
     evaluation: dict[str, Any] | None = None
     curves: Mapping[str, Curve] = field(default_factory=dict)
     notes: Mapping[int, str] = field(default_factory=dict)
+    explanations: Mapping[int, Sequence[Explanation]] = field(default_factory=dict)
     token_text: Callable[[int], str] = str
 
     def array(self, study: str, name: str) -> NDArray | None:

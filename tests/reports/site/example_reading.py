@@ -8,6 +8,7 @@ import numpy as np
 
 from sae_lightning.core import Estimate
 from sae_lightning.reports.site import Comparison, Reading
+from sae_lightning.studies.autointerp.explanations import Explanation
 from sae_lightning.studies.study import Result, Table
 from tests.reports.example_evaluation import evaluation
 from tests.store.planted import HOSTILE, WORDS, planted_store
@@ -133,6 +134,20 @@ def coloured(store: Any, features: Sequence[int] = (0, 4, 7)) -> Result:
     )
 
 
+def explanations(label: str = "") -> dict[int, tuple[Explanation, ...]]:
+    """Return explanations of a few features, of one by two explainers."""
+    judge = f"judge {label}".strip()
+    return {
+        0: (Explanation(f"Zebras of every kind {label}".strip(), judge, {"detection accuracy": 0.75, "rubric": 1.5}),),
+        5: (Explanation("anchors\x1b[31m and\u202eropes\nof ships", judge, {"detection accuracy": 0.9}),),
+        7: (
+            Explanation("names of rivers", judge, {f"detection accuracy{label}": 0.5}),
+            Explanation("[ri] x3; · [ver]", "n2g", {"f1": 0.25}),
+        ),
+        12: (Explanation("nobody scored this", judge),),
+    }
+
+
 def token_text(token: int) -> str:
     return chr(token)
 
@@ -160,6 +175,7 @@ def example_reading(
             "loss/total": (steps, np.exp(-steps / 800) + 0.2),
             f"heldout/fvu{label}": (steps[::20], 0.2 + 1 / (steps[::20] + 2)),
         },
+        explanations=explanations(label),
         notes={0: f"fires everywhere {label}".strip(), 7: "a note that was given"},
         token_text=token_text,
     )

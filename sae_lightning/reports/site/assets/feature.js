@@ -6,12 +6,21 @@
   const state = {feature: null, list: session.get('list')};
 
   const part = (id, shown) => { const section = by(id); section.hidden = !shown; return section.querySelector('.body'); };
+  /* What features are said to mean: words of a language model that read the corpus, so they are shown as the corpus is. */
+  function explained(found) {
+    const place = by('explanations');
+    place.hidden = !found.length;
+    place.replaceChildren(...found.map(([text, author, scores]) => make('li', {}, make('p', {class: 'said', dir: 'auto'}, ...SAE.tokens.shown(text)),
+      make('p', {class: 'quiet small'}, 'explained by ', ...SAE.tokens.shown(author), ...scores.flatMap(([name, value]) => [' · ', make('span', {class: 'score'}, ...SAE.tokens.shown(name.replaceAll('_', ' ')), ' ', short(value, 3))])))));
+  }
+  const meant = (number, vocabulary) => number === undefined ? [] : [make('div', {class: 'meant', title: SAE.tokens.plain(vocabulary[number]), dir: 'auto'}, ...SAE.tokens.shown(vocabulary[number]))];
+
   const words = (numbers, vocabulary) => SAE.tokens.list(numbers.map(i => vocabulary[i]));
 
-  function related(id, rows, heads, vocabulary) {
+  function related(id, rows, heads, {vocabulary, said}) {
     const body = part(id, rows.length > 0);
     const head = make('thead', {}, make('tr', {}, make('th', {scope: 'col', class: 'number'}, 'feature'), make('th', {scope: 'col'}, 'top tokens'), ...heads.map(([text, title]) => make('th', {scope: 'col', class: 'number', title}, text))));
-    const lines = rows.map(([feature, tokens, ...values]) => make('tr', {}, make('td', {class: 'number'}, SAE.link(feature)), make('td', {}, words(tokens, vocabulary)),
+    const lines = rows.map(([feature, tokens, ...values]) => make('tr', {}, make('td', {class: 'number'}, SAE.link(feature)), make('td', {}, words(tokens, vocabulary), ...meant(said?.[feature], vocabulary)),
       ...values.map(value => make('td', {class: 'number'}, short(value, 3)))));
     body.replaceChildren(make('div', {class: 'scroll'}, make('table', {}, head, make('tbody', {}, ...lines))));
   }
@@ -111,8 +120,9 @@
     stats(found);
     histogram(found);
     logits(found.logits, vocabulary);
-    related('neighbours', found.neighbours, site.measure, vocabulary);
-    related('partners', found.partners, [['tokens', 'on which both fire'], ['Jaccard', 'both over either'], ['PMI', 'pointwise mutual information, nats'], ['r', 'correlation of activations']], vocabulary);
+    explained(found.explanations ?? []);
+    related('neighbours', found.neighbours, site.measure, chunk);
+    related('partners', found.partners, [['tokens', 'on which both fire'], ['Jaccard', 'both over either'], ['PMI', 'pointwise mutual information, nats'], ['r', 'correlation of activations']], chunk);
     cluster(found.cluster);
     closest(found.closest);
     by('feature').classList.toggle('signed', found.least < 0);

@@ -28,6 +28,9 @@ SAE.index = (() => {
         /* The vocabulary is in alphabetical order: a word's number is its rank. */
         this.columns.set(key, Float64Array.from({length: this.n}, (_, i) => items[i * list.width] < 0 ? NaN : items[i * list.width]));
       }
+      /* Texts of some features, by column: their order is the alphabet's. */
+      this.texts = new Map(Object.entries(found.texts ?? {}));
+      for (const [key, texts] of this.texts) this.columns.set(key, this.#ranks(texts));
       this.orders = new Map();
       this.lower = this.vocabulary.map(word => word.toLowerCase());
       this.words = Array.from({length: this.n}, (_, i) => this.#words(i));
@@ -40,7 +43,15 @@ SAE.index = (() => {
       for (const {width, items} of this.lists.values()) {
         for (let j = feature * width; j < (feature + 1) * width && items[j] >= 0; j++) text += this.lower[items[j]] + '\u0000';
       }
+      for (const texts of this.texts.values()) text += (texts[feature] ?? '').toLowerCase() + '\u0000';
       return text;
+    }
+
+    #ranks(texts) {
+      const ranks = new Float64Array(this.n).fill(NaN);
+      const folded = Object.fromEntries(Object.entries(texts).map(([feature, text]) => [feature, text.trim().toLowerCase()]));
+      Object.keys(texts).filter(f => f < this.n).sort((a, b) => folded[a] < folded[b] ? -1 : folded[a] > folded[b] ? 1 : a - b).forEach((feature, rank) => { ranks[feature] = rank; });
+      return ranks;
     }
 
     /* A list of a feature, as texts. */

@@ -18,6 +18,7 @@ SAE.table = (() => {
       const texts = index.list(column.key, feature);
       return put({title: texts.map(SAE.tokens.exact).join(' ')}, SAE.tokens.list(texts));
     }
+    if (column.kind === 'text') { const text = index.texts.get(column.key)?.[feature] ?? ''; return put({title: SAE.tokens.plain(text), dir: 'auto'}, ...(text ? SAE.tokens.shown(text) : [])); }
     if (column.kind === 'note') { const text = notes.of(feature); return put({title: text}, ...(text ? SAE.tokens.shown(text) : [])); }
     const value = index.columns.get(column.key)[feature];
     if (Number.isNaN(value)) return put({}, '');
@@ -50,7 +51,7 @@ SAE.table = (() => {
     for (let place = first; place < last; place++) lines.push(row(place));
     if (first > 0) lines.unshift(space(first));
     if (last < state.rows.length) lines.push(space(state.rows.length - last));
-    if (!state.rows.length) lines.push(make('tr', {}, make('td', {class: 'empty', colspan: across()}, state.problem || 'No feature matches. Words are looked for in top tokens, promoted tokens and notes.')));
+    if (!state.rows.length) lines.push(make('tr', {}, make('td', {class: 'empty', colspan: across()}, state.problem || `No feature matches. ${document.getElementById('hint').dataset.words}`)));
     body.replaceChildren(...lines);
     if (focused) linkAt(state.active)?.focus({preventScroll: true});
   }

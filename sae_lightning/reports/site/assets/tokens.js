@@ -9,6 +9,9 @@ SAE.tokens = (() => {
   /* A text's exact form in quotes, in which nothing hides. */
   const exact = text => JSON.stringify(text).replace(hidden, c => `\\u${c.codePointAt(0).toString(16).padStart(4, '0')}`);
 
+  /* A text in one line for a tooltip, in which nothing hides or turns what is around it. */
+  const plain = text => text.replace(hidden, c => symbols[c] ?? `[${coded(c)}]`);
+
   function symbol(character) {
     const code = character.codePointAt(0);
     const picture = symbols[character] ?? (code < 0x20 ? String.fromCharCode(0x2400 + code) : null);
@@ -111,5 +114,5 @@ SAE.tokens = (() => {
     if (found) readout.textContent = found.dataset.read;
   });
 
-  return {exact, shown, token, list, run};
+  return {exact, plain, shown, token, list, run};
 })();
