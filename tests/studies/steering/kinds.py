@@ -47,7 +47,7 @@ class Kind:
 def made(kind: str, dtype: torch.dtype = torch.float32, masked: bool = True, feature_off: int | None = None) -> Kind:
     """Return an SAE of a kind with random weights. masked: the mask leaves out about a third of the tokens, by norm.
 
-    feature_off: one that never fires.
+    Behind a norm all have one, and it is by token. feature_off: one that never fires.
     """
     lm, twin = with_twin("llama", dtype)
     sites, options = KINDS[kind]
@@ -61,10 +61,11 @@ def made(kind: str, dtype: torch.dtype = torch.float32, masked: bool = True, fea
     tokens = torch.randint(0, 256, (4, 40), generator=generator)
     read = lm.activations(tokens, sites.read)
     norms = torch.cat([read[site] for site in sites.read], dim=-1).float().norm(dim=-1)[:, 1:]
+    by_norm, some = masked and sites.read[0] in RESID, tuple(range(0, 256, 3))
     policy = MaskPolicy(
-        special_ids=lm.special_ids,
-        norm_multiple=1.0 if masked else None,
-        median_norm=float(norms.quantile(0.67)) if masked else None,
+        special_ids=(*lm.special_ids, *(some if masked and not by_norm else ())),
+        norm_multiple=1.0 if by_norm else None,
+        median_norm=float(norms.quantile(0.67)) if by_norm else None,
     )
     return Kind(Reader(lm, sae.eval(), sites, policy, 40, 4), twin)
 
