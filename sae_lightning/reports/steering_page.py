@@ -222,7 +222,8 @@ def _samples(steering: Mapping[str, Any], features: Mapping[int, Mapping[str, An
     if not groups:
         return ""
     parts = ["<h2>Samples</h2>"]
-    parts.append(shades() if features else "<p class=quiet>Point at a token for its log p.</p>")
+    several = any(len(group["features"]) > 1 for group in groups)
+    parts.append(shades(several) if features else "<p class=quiet>Point at a token for its log p.</p>")
     edits = "; ".join(f"feature {n}: {one['edit']}" for n, one in features.items() if one.get("edit"))
     for number, group in enumerate(groups):
         most = {f: features.get(f, {}).get("maximum") or _largest(group, i) for i, f in enumerate(group["features"])}

@@ -68,11 +68,12 @@ def down(group: Mapping[str, Any], prompts: Sequence[str], most: Mapping[int, fl
     return _table(heads, rows)
 
 
-def shades() -> str:
-    """Return what the shading means."""
+def shades(several: bool = False) -> str:
+    """Return what the shading means. several: whether texts are about more than one feature."""
+    which = "the feature nearest to its maximum" if several else "the feature"
     return (
-        "<p class=shades>0 <span></span> its maximum: activation of the feature in a reading without steering; point "
-        "at a token for numbers</p>"
+        f"<p class=shades>0 <span></span> its maximum: activation of {which} in a reading without steering; point at a "
+        "token for numbers</p>"
     )
 
 

@@ -57,7 +57,7 @@ def steering(n_features: int = 2, said: str = "", dose: bool = True) -> dict[str
             for figure, value in zip(FIGURES, values, strict=True):
                 estimates[f"steered_{figure}/{10 + i}/{name}"] = estimate(value)
             if strength is not None:
-                changes.append([10 + i, name, strength, "steered_nats", level / 3, level / 3 - 1, level / 3 + 1, 6])
+                changes.append([10 + i, name, strength, "nats", level / 3, level / 3 - 1, level / 3 + 1, 6])
         groups.append({"features": [10 + i] if dose else list(range(10, 10 + n_features)), "variants": variants})
     for one in [] if dose else groups[0]["variants"]:
         for each in one["samples"]:

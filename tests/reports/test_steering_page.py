@@ -126,3 +126,14 @@ def test_scales_hold_their_values(values: list[float]) -> None:
         if not log or max(values) > 0:
             assert drawn.count("<line class=grid") >= 2
             assert drawn.count("<circle") == sum(v > 0 or not log for v in values)
+
+
+def test_words_of_a_concept_come_from_the_settings_too() -> None:
+    for words in (["sea", "<b>ocean"], {"10": ["sea", "<b>ocean"]}, {10: ["sea", "<b>ocean"]}):
+        example = steering(2)
+        for one in example["features"]:
+            del one["concept"]
+        example["settings"]["concept"] = words
+        text = Reader(steering_page(example)).text
+        assert "feature 10 (sea, <b>ocean)" in text
+        assert text.count("sea, <b>ocean\n") == (2 if isinstance(words, list) else 1)  # in the table of features

@@ -183,7 +183,7 @@ class DoseResponse:
                     base = found, draws
                 elif base is not None:
                     changes += _changes(feature, variant, (found, draws), base, n)
-        columns = ("feature", "variant", "strength", "samples", "tokens", *(name for name in FIGURES))
+        columns = ("feature", "variant", "strength", "samples", "tokens", *(_short(name) for name in FIGURES))
         tables = {
             "doses": Table(columns, tuple(rows), f"Text under each strength ({self.mode})"),
             "changes": Table(_CHANGES, tuple(changes), f"Change against {AS_IS}, sample by sample"),
@@ -215,13 +215,18 @@ def _changes(
             continue
         value, before = found[0][name].value, base[0][name].value
         if value is None or before is None:
-            rows.append((feature, variant.name, variant.strength, name, None, None, None, n))
+            rows.append((feature, variant.name, variant.strength, _short(name), None, None, None, n))
             continue
         # Where both are without an interval (no word in any text), their difference has none.
         known = any(one[0][name].low is not None for one in (found, base))
         limits = (interval(value - before, found[1][name] - base[1][name], n) if known else None) or (None, None)
-        rows.append((feature, variant.name, variant.strength, name, value - before, *limits, n))
+        rows.append((feature, variant.name, variant.strength, _short(name), value - before, *limits, n))
     return rows
+
+
+def _short(name: str) -> str:
+    """Return a figure's name as a table has it, where all are of steering."""
+    return name.removeprefix("steered_")
 
 
 def _of(variant: Variant, column: int) -> Variant:

@@ -74,7 +74,7 @@ def test_what_is_not_changed_is_exactly_the_unsteered_text(reader: Reader) -> No
     same = [row for row in rows if row["variant"] == "1x"]
     assert len(same) == len(CHANGES)
     assert all(row["change"] == 0 and row["low"] == row["high"] for row in same)
-    assert [row["low"] for row in same if row["figure"] == "steered_nats"] == [0]
+    assert [row["low"] for row in same if row["figure"] == "nats"] == [0]
     assert any(row["change"] != 0 for row in rows if row["variant"] == "0x")
 
 
