@@ -192,8 +192,8 @@ class LocalClient:
             ends = self._format.ends(said if isinstance(said, list) else [] if said is None else [said])
             if not ends:
                 raise UserError(
-                    f"client.model={self._model_name!r}: nothing says which token ends its answers; set eos_token_id in "
-                    "its generation_config.json"
+                    f"client.model={self._model_name!r}: nothing says which token ends its answers; set "
+                    "eos_token_id in its generation_config.json"
                 )
             self._ends = ends
             end = self._format.turn_end
