@@ -1,7 +1,6 @@
 """What is done to one feature: its activation is set, moved or multiplied."""
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +19,8 @@ logger = logging.getLogger(__name__)
 Kind = Literal["clamp", "add", "scale"]
 #: Beyond so many times a feature's maximum nothing is known of what the language model makes of it.
 MOST = 10.0
+# Activations are float32; comparing with it also tells NaN.
+_LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class FeatureEdit:
 
     def __post_init__(self) -> None:
         value = self.strength.factor if isinstance(self.strength, TimesMax) else self.strength
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
             raise UserError(f"{self.kind} strength {value}: must be a finite number; for example {self.kind}(2.5)")
         if self.kind == "scale" and isinstance(self.strength, TimesMax):
             raise UserError(f"scale {self.strength}: is a factor of the activation itself; give a number without x")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Kind:
     twin: nn.Module
 
 
+@cache
 def made(kind: str, dtype: torch.dtype = torch.float32, masked: bool = True, feature_off: int | None = None) -> Kind:
     """Return an SAE of a kind with random weights. masked: the mask leaves out about a third of the tokens, by norm.
 
