@@ -37,9 +37,9 @@ class Column:
 
 
 _FEATURE = Column("feature", "feature", "number", "number of the feature", 1.05, "up", False)
-_EXPLANATION = Column("explanation", "explanation", "text", "what it is said to mean", 4.4, "up")
-# Of a score's name, the part that a heading has room for.
-_SCORE = 24
+_EXPLANATION = Column("explanation", "explanation", "text", "what it is said to mean", 3.6, "up")
+# A score's name that a heading has room for.
+_SCORE = 9
 
 
 def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[Sequence[str]]) -> list[Column]:
@@ -68,11 +68,16 @@ def write_table(folder: Path, reading: Reading, extent: Extent, tops: Sequence[S
         },
     )
     write_data(folder, "notes", {str(feature): text for feature, text in sorted(reading.notes.items()) if text})
-    tokens = Column("tokens", "top tokens", "tokens", "different tokens among the strongest examples", 3.4, "up", False)
-    last = Column("note", "note", "note", "notes given and written here", 2.0, "up")
-    shown = [_FEATURE, tokens, *([_EXPLANATION] if reading.explanations else []), *named]
+    explained = bool(reading.explanations)
+    # Explanations take their room from the other columns of text.
+    room = {"tokens": 2.8, "promoted": 2.2, "note": 1.6} if explained else {"tokens": 3.4, "promoted": 3.0, "note": 2.0}
+    title = "different tokens among the strongest examples"
+    tokens = Column("tokens", "top tokens", "tokens", title, room["tokens"], "up", False)
+    last = Column("note", "note", "note", "notes given and written here", room["note"], "up")
+    shown = [_FEATURE, tokens, *([_EXPLANATION] if explained else []), *named]
     if promoted is not None:
-        shown.append(Column("promoted", "promotes", "tokens", "next tokens that it makes likelier", 3.0, "up"))
+        title = "next tokens that it makes likelier"
+        shown.append(Column("promoted", "promotes", "tokens", title, room["promoted"], "up"))
     return [*shown, last]
 
 
@@ -137,8 +142,8 @@ def _score(reading: Reading) -> tuple[Column, NDArray] | None:
     for feature, (_, value) in scored.items():
         values[feature] = value
     title = f"how well the explanation holds: {', '.join(names)}"
-    label = names[0].replace("_", " ")[:_SCORE] if len(names) == 1 else "score"
-    return Column("score", label, "number", title, 0.95), values
+    label = names[0] if len(names) == 1 and len(names[0]) <= _SCORE else "score"
+    return Column("score", label, "number", title, 0.85), values
 
 
 def _names(columns: Sequence[Column]) -> dict[str, str]:

@@ -11,7 +11,7 @@
     const place = by('explanations');
     place.hidden = !found.length;
     place.replaceChildren(...found.map(([text, author, scores]) => make('li', {}, make('p', {class: 'said', dir: 'auto'}, ...SAE.tokens.shown(text)),
-      make('p', {class: 'quiet small'}, 'explained by ', ...SAE.tokens.shown(author), ...scores.flatMap(([name, value]) => [' · ', make('span', {class: 'score'}, ...SAE.tokens.shown(name.replaceAll('_', ' ')), ' ', short(value, 3))])))));
+      make('p', {class: 'quiet small'}, 'explained by ', ...SAE.tokens.shown(author), ...scores.flatMap(([name, value]) => [' ', make('span', {class: 'score'}, '· ', ...SAE.tokens.shown(name.replaceAll('_', ' ')), ' ', short(value, 3))])))));
   }
   const meant = (number, vocabulary) => number === undefined ? [] : [make('div', {class: 'meant', title: SAE.tokens.plain(vocabulary[number]), dir: 'auto'}, ...SAE.tokens.shown(vocabulary[number]))];
 
