@@ -51,6 +51,7 @@ GRADE_SYSTEM = (
 )
 GRADE_ASK = "Which grade, 0 to 3?"
 
+_SPACE = "␣"
 _SYMBOLS = {"<": "‹", ">": "›", "\n": "↵", "\t": " ", "\r": ""}
 
 
@@ -83,7 +84,10 @@ def readable(piece: str) -> str:
 
 
 def marked(pieces: Sequence[str], marks: Bool[NDArray, "n"]) -> str:
-    """Return a stretch on one line, neighbouring marked tokens inside one pair of marks, white space outside it."""
+    """Return a stretch on one line, neighbouring marked tokens inside one pair of marks, white space outside it.
+
+    White space alone is marked as ␣.
+    """
     out = []
     edges = np.flatnonzero(np.diff(np.concatenate([[0], marks.astype(np.int8), [0]])))
     done = 0
@@ -91,7 +95,8 @@ def marked(pieces: Sequence[str], marks: Bool[NDArray, "n"]) -> str:
         out.append(_joined(pieces[done:begin]))
         inner = _joined(pieces[begin:end])
         lead = inner[: len(inner) - len(inner.lstrip())]
-        out.append(f"{lead}{OPEN}{inner.strip()}{CLOSE}" if inner.strip() else inner)
+        word = inner.strip() or (inner and _SPACE)  # parts of a character that another token completes show nothing
+        out.append(f"{lead}{OPEN}{word}{CLOSE}" if word else "")
         done = end
     return re.sub(r" +", " ", "".join([*out, _joined(pieces[done:])])).strip()
 

@@ -34,7 +34,7 @@ def test_text_forges_no_marks_and_no_lines() -> None:
 
 
 def test_nothing_to_see_gets_no_marks_but_a_line_end_does() -> None:
-    assert marked(["a", " ", "b"], marks(1, n=3)) == "a b"
+    assert marked(["a", "  ", "b"], marks(1, n=3)) == "a <<␣>>b"
     assert marked(["a", "", "b"], marks(1, n=3)) == "ab"
     assert marked(["a", "\n", "b"], marks(1, n=3)) == "a<<↵>>b"
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from sae_lightning.core import derive_seed
 from sae_lightning.studies.autointerp.parts import Trial
-from sae_lightning.studies.autointerp.prompts import FUZZ_ASK, FUZZ_SYSTEM, marked
+from sae_lightning.studies.autointerp.prompts import FUZZ_ASK, FUZZ_SYSTEM, OPEN, marked
 from sae_lightning.studies.autointerp.records import Record
 from sae_lightning.studies.autointerp.scorers.judge import YES_NO, ChatScorer, Question, yes_no_values
 
@@ -19,6 +19,7 @@ class FuzzingScorer(ChatScorer):
     Every held stretch is asked about twice: with the tokens marked on which the unit is active, and with others. Those
     are the same marks moved on by a random number of tokens (around the end), so that they are as many and as long, to
     a place where they meet no active token; where there is none, single tokens that are not active, drawn at random.
+    Left out are stretches that would not show the difference: active everywhere, or on parts of a character alone.
 
     Source: Paulo et al. 2024, "Automatically interpreting millions of features in large language models".
     """
@@ -34,11 +35,9 @@ class FuzzingScorer(ChatScorer):
         rng = np.random.default_rng(derive_seed(self.seed, "autointerp", "fuzzing", unit.kind, unit.layer, unit.index))
         for stretch in self.held(record):
             active = np.asarray(stretch.values > 0)
-            moved = elsewhere(active, rng)
-            if not moved.any():
-                continue  # the unit is active on every token: there is nothing else to mark
-            for truth, marks in ((True, active), (False, moved)):
-                out.append(Question(stretch.level, truth, marked(stretch.pieces, marks)))
+            right, wrong = (marked(stretch.pieces, marks) for marks in (active, elsewhere(active, rng)))
+            if OPEN in right and OPEN in wrong:
+                out += [Question(stretch.level, True, right), Question(stretch.level, False, wrong)]
         return out
 
     def values(self, trials: Sequence[Trial]) -> dict[str, float]:
