@@ -145,8 +145,10 @@ def _windows(head: Sequence[int], some: Sequence[Continuation], length: int, rea
 
 
 def _columns(reader: Reader, x: torch.Tensor, features: Sequence[int]) -> Float[NDArray, "n m"]:
-    rows, numbers, values = (value.cpu().numpy() for value in reader.encode(x).triples())
     out = np.zeros((x.shape[0], len(features)), np.float32)
+    if not len(x):
+        return out
+    rows, numbers, values = (value.cpu().numpy() for value in reader.encode(x).triples())
     for column, feature in enumerate(features):
         mine = numbers == feature
         out[rows[mine], column] = values[mine]

@@ -15,6 +15,7 @@ from sae_lightning.studies.steering.generate import Continuation
 from sae_lightning.studies.steering.samples import Sample, read_again
 from sae_lightning.studies.steering.sampling import Sampling
 from sae_lightning.studies.steering.scores import FIGURES, Sums, drawn, estimates
+from tests.studies.steering.kinds import KINDS, made
 from tests.studies.steering.planted_push import FEATURE, NORM, TOKEN, planted_reader
 
 PROMPTS = ("ab c", "What")
@@ -148,6 +149,25 @@ def test_several_features_are_pushed_one_at_a_time_and_share_what_is_not_pushed(
 def test_everything_is_json(planted: Doses) -> None:
     text = json.dumps([planted.result.to_json(), [group.to_json() for group in planted.groups]], allow_nan=False)
     assert json.loads(text)[1][0]["features"] == [FEATURE]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_sae_is_read_again_as_any_text_is(kind: str) -> None:
+    reader = made(kind).reader
+    feature = int(reader.rows(np.arange(1, 39))[1].dense().sum(0).argmax())
+    study = DoseResponse((1, 4), "scale", PROMPTS[:1], samples=2, sampling=Sampling(max_tokens=8), show_progress=False)
+    (group,) = study.run(reader, {feature: 1.0}).groups
+    as_is, same, pushed = group.variants
+    assert [s.text for s in as_is.samples] == [s.text for s in same.samples]
+    for sample in (*as_is.samples, *pushed.samples):
+        ids = np.concatenate([reader.cut(PROMPTS[0])[1], sample.token_ids])
+        kept, active = reader.rows(ids)
+        dense = np.zeros(len(ids), np.float32)
+        dense[kept] = active.dense()[:, feature].numpy()
+        n = len(sample.token_ids)
+        np.testing.assert_array_equal(sample.kept, kept[len(ids) - n :])
+        np.testing.assert_allclose(sample.values[:, 0], dense[len(ids) - n :], atol=1e-4)
+    assert any(sample.values.any() for sample in (*as_is.samples, *pushed.samples))
 
 
 def test_few_samples_have_no_intervals_and_the_notes_say_so(reader: Reader) -> None:
