@@ -1,6 +1,7 @@
 """Look for features: ``python -m sae_lightning.search store=DIR prompt="..."``, and five other ways."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from sae_lightning import command
 from sae_lightning.config import SearchConfig, validate
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import check_writable, write_json
+from sae_lightning.core.overrides import with_quoted_texts
+
+#: Settings whose value is a text, whatever is in it.
+TEXTS = ("prompt", "attribute", "target", "against", "influence", "want", "concept")
 
 logger = logging.getLogger("sae_lightning.search")
 
@@ -51,6 +56,8 @@ def task(composed: DictConfig) -> None:
 
 def main() -> None:
     """Run the command."""
+    if not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv[1:] = with_quoted_texts(sys.argv[1:], TEXTS)
     command.main("search", task)
 
 

@@ -182,8 +182,8 @@ MISTAKES = {
     "no words": (["concept=?", "explanations=explanations.json"], "has no word in it"),
     "report": (["prompt=ab", "report=store"], "report=store: holds no pages of features"),
     "out": (["prompt=ab", "out=river.txt"], "is a file"),
-    "list": (["prompt=[a,b]"], "prompt"),
-    "number": (["prompt=1.50"], "put it in quotes"),
+    "number": (["all=[1.50]"], "put it in quotes"),
+    "interpolation": (["all=[${x}]"], "'x' not found"),
 }
 
 
@@ -205,12 +205,10 @@ def test_mistakes_leave_no_folder(folder: Path, searched: Callable) -> None:
 
 
 def test_as_a_user_runs_it(folder: Path) -> None:
-    done = run(folder, "search", "store=store", 'prompt="Well, the (river)"', "n=3")
-    assert "Well, the (river)" in done.stdout
+    text = 'Well, it\'s the ("river") ${n} = [a'
+    done = run(folder, "search", "store=store", f"prompt={text}", "n=3", "out=as_typed")
+    assert found_in(folder, "as_typed")[0]["asked"]["prompt"] == text
+    assert text in done.stdout.replace("\\'", "'")
     wrong = run(folder, "search", "prompt=river", check=False)
     assert wrong.returncode == 2
     assert wrong.stderr == "error: sae: is needed, or a feature store of it; set sae=... or store=...\n"
-    comma = run(folder, "search", "store=store", "prompt=Well, the river", check=False)
-    assert comma.returncode == 2
-    assert comma.stderr.startswith("error: ")
-    assert comma.stderr.count("\n") == 1
