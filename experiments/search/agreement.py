@@ -39,15 +39,21 @@ WANTED = (
     ("The most important problem is", "climate change"),
 )
 
+#: What is run with far more candidates than usual, to see what the filter misses.
+FILTERED, MANY = ("My favourite food is", "fish"), 1000
 
-def pooled(results: list[Result], columns: tuple[str, str], seed: int = 0) -> dict[str, list[float | None]]:
-    """Return the share of equal signs over all features of all prompts: Clopper and Pearson's interval, which takes
-    features of one prompt as independent, and that of a bootstrap over prompts, which does not.
+
+def pooled(
+    results: list[Result], columns: tuple[str, str], first: int | None = None, seed: int = 0
+) -> dict[str, list[float | None]]:
+    """Return the share of equal signs over the first features of all prompts: Clopper and Pearson's interval, which
+    takes features of one prompt as independent, and that of a bootstrap over prompts, which does not.
     """
     hits, sizes = [], []
     for result in results:
         table = result.tables["features"]
-        a, b = (np.array([row[table.columns.index(name)] for row in table.rows], float) for name in columns)
+        rows = table.rows[:first]
+        a, b = (np.array([row[table.columns.index(name)] for row in rows], float) for name in columns)
         hits.append(int((np.sign(a) == np.sign(b)).sum()))
         sizes.append(len(a))
     k, n = np.array(hits, float), np.array(sizes, float)
@@ -78,7 +84,13 @@ def main() -> None:
             for (prompt, _, _), r in zip(PROMPTS, results, strict=True)
         ]
         name = "attribution, error kept" if keep_error else "attribution, error dropped"
-        found[name] = {"pooled": pooled(results, ("score", "ablation")), "each": each}
+        columns = ("score", "ablation")
+        found[name] = {
+            "pooled": pooled(results, columns),
+            "first 5": pooled(results, columns, 5),
+            "first 10": pooled(results, columns, 10),
+            "each": each,
+        }
         options.out.write_text(json.dumps(found, indent=2))
     for strength in (0.1, 1.0):
         results = []
@@ -96,6 +108,13 @@ def main() -> None:
         ]
         found[f"influence, strength {strength}"] = {"pooled": pooled(results, ("first_order", "score")), "each": each}
         options.out.write_text(json.dumps(found, indent=2))
+    prompt, want = FILTERED
+    study = InfluenceSearch(prompt, want, 1.0, candidates=MANY, n=MANY, show_progress=False)
+    rows = study.run(subject).tables["features"].rows
+    by_filter = sorted(rows, key=lambda row: -row[2])  # type: ignore[operator]
+    kept = {row[0] for row in by_filter[:100]}
+    found["filter"] = {"best 20 among the filter's 100": sum(row[0] in kept for row in rows[:20]), "of": len(rows)}
+    options.out.write_text(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

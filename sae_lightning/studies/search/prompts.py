@@ -14,8 +14,8 @@ from sae_lightning.store import Reader
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.subject import NEEDS_READER, Subject
 
-# The shortest window. The language model is tried once for every length that it meets, so there are few of them.
-_SHORTEST = 16
+# Windows are so many tokens or a multiple: the language model is tried once for every length that it meets.
+_STEP = 8
 _SHOWN = 60
 
 
@@ -54,8 +54,8 @@ def reader_of(subject: Subject, study: str) -> Reader:
 
 
 def window_length(n_tokens: int, longest: int) -> int:
-    """Return the length of the window for so many tokens, start included: a power of two, at most ``longest``."""
-    return min(longest, max(_SHORTEST, 1 << (n_tokens - 1).bit_length()))
+    """Return the length of the window for so many tokens, start included: a little longer, at most ``longest``."""
+    return min(longest, -(-n_tokens // _STEP) * _STEP)
 
 
 def read_prompts(reader: Reader, texts: Sequence[str], show: bool = True) -> list[Prompt]:
