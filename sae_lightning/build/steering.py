@@ -9,7 +9,7 @@ from sae_lightning.build.asking import Asked, open_asked
 from sae_lightning.build.prompt_files import read_prompts_file
 from sae_lightning.config import SteerConfig
 from sae_lightning.config.steer import EDITS
-from sae_lightning.core import derive_seed
+from sae_lightning.core import UserError, derive_seed
 from sae_lightning.studies.autointerp.explanations import Explanations
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.steering.dose_response import NEUTRAL, DoseResponse
@@ -78,7 +78,14 @@ def steer(config: SteerConfig) -> dict[str, Any]:
 
 def edits_of(config: SteerConfig) -> dict[int, FeatureEdit]:
     """Return the edits of a config, by feature. Raises UserError for a strength that is none."""
-    return {f: _MAKE[name](strength) for name in EDITS for f, strength in (getattr(config, name) or {}).items()}
+    out = {}
+    for name in EDITS:
+        for feature, strength in (getattr(config, name) or {}).items():
+            try:
+                out[feature] = _MAKE[name](strength)
+            except UserError as error:
+                raise UserError(f"feature {feature}, {error}") from None
+    return out
 
 
 def _prompts(config: SteerConfig) -> tuple[str, ...]:

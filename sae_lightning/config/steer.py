@@ -16,7 +16,7 @@ def _as_list(value: Any) -> Any:
 
 
 # A strength: a number, or a factor of the feature's maximum, 10x. What it may be is for the edit to say.
-Strengths = dict[int, float | str]
+Strengths = dict[int, Annotated[float, AllowInfNan(True)] | str]
 Feature = Annotated[int, BeforeValidator(whole), Ge(0)]
 Finite = Annotated[float, AllowInfNan(False)]
 Words = Annotated[list[Annotated[str, MinLen(1)]], BeforeValidator(_as_list)]

@@ -123,14 +123,14 @@ def test_a_text_ends_where_the_model_ends_it_and_others_go_on(monkeypatch) -> No
 
 
 def test_what_cannot_be_generated_is_one_line() -> None:
-    reader = made("sae").reader
+    reader = made("sae", masked=False).reader
     none = np.zeros(0, np.int64)
     for ids, steering, sampling, n, said in (
         (none, None, Sampling(), 1, "no tokens"),
         (PROMPT, None, Sampling(max_tokens=60), 1, "reads at most 64"),
         (PROMPT, None, Sampling(max_tokens=5), 0, "n=0"),
         (PROMPT, Steering(reader, {}, positions=[4]), Sampling(max_tokens=5), 1, "beyond the prompt"),
-        (PROMPT, Steering(reader, {3: clamp(1e38)}), Sampling(max_tokens=5), 1, "no longer numbers"),
+        (PROMPT, Steering(reader, {i: clamp(3e38) for i in range(20)}), Sampling(max_tokens=5), 1, "no longer numbers"),
     ):
         with pytest.raises(UserError, match=said):
             generate(reader, ids, steering, sampling, n)
