@@ -11,6 +11,7 @@ import pytest
 
 from sae_lightning.sae import load_sae
 from sae_lightning.store import FeatureStore
+from sae_lightning.studies.autointerp.explanations import Explanation, Explanations
 from tests.conftest import Command
 from tests.studied_run import run, train
 
@@ -85,6 +86,28 @@ def test_the_report_says_nothing_of_the_machine_and_shows_text_as_text(folder: P
             assert "\x00" not in text
             assert "\x1b" not in text
     assert list((report / "tensorboard").rglob("events.out.*"))
+
+
+def explain(store: Path, place: Path, sha256: str | None = None) -> Path:
+    """Write a file of explanations of a store's SAE."""
+    said = Explanation("rivers <script>alert(4)</script>\u202e", "judge", {"detection_accuracy": 0.75})
+    known = FeatureStore.open(store).facts["sae"]["sha256"]
+    Explanations(sha256 or known, {7: (said,)}).save(place)
+    return place
+
+
+def test_explanations_are_in_the_report(folder: Path, tmp_path: Path) -> None:
+    explain(folder / "store", tmp_path / "explanations.json")
+    chosen = ["studies=[density]", "out=out", "progress=false", "explanations=explanations.json"]
+    run(tmp_path, "analyze", f"store={folder / 'store'}", *chosen)
+    table = (tmp_path / "out" / "data" / "table.js").read_text()
+    assert '"texts":{"explanation":{"7":"rivers \\u003cscript' in table
+    assert "1 features, by judge" in (tmp_path / "out" / "index.html").read_text()
+    for path in [*(tmp_path / "out").glob("*.html"), *(tmp_path / "out" / "data").rglob("*.js")]:
+        text = path.read_text(encoding="utf-8")
+        assert "<script>alert" not in text, path
+        assert "\u202e" not in text, path
+        assert str(tmp_path) not in text, path
 
 
 def test_without_a_report_the_json_is_alone(folder: Path, tmp_path: Path) -> None:
@@ -177,6 +200,10 @@ BAD: dict[str, tuple[list[str], list[str], Callable[[Path], None] | None]] = {
     "no concepts": (["store={store}", "studies=[completeness]"], ["studies.completeness.concepts"], None),
     "notes gone": (["store={store}", "notes=gone.json"], ["notes=gone.json"], None),
     "notes of other features": (["store={store}", "notes={notes}"], ["'999' is no feature", "0 to 63"], None),
+    "explanations gone": (["store={store}", "explanations=gone.json"], ["explanations=gone.json", "interpret"], None),
+    "no explanations": (["store={store}", "explanations={notes}"], ["is no file of explanations"], None),
+    "explanations of another SAE": (["store={store}", "explanations={others}"], ["are of another SAE"], None),
+    "too many explanations": (["store={store}", "explanations=[a,b]"], ["one for each of the 1 stores"], None),
     "out in the way": (["store={store}", "out={run}"], ["holds something that is no report"], None),
     "out is a file": (["store={store}", "out={notes}"], ["is a file"], None),
     "out in the store": (["store={store}", "out={store}/report"], ["lies in the store"], None),
@@ -193,7 +220,8 @@ def places(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     notes.write_text(json.dumps({"999": "no such feature"}))
     other = train(elsewhere, "other", "seed=5")
     own = {name: folder / name for name in ("run", "store", "report")}
-    return {**own, "other": other, "notes": notes}
+    others = explain(folder / "store", elsewhere / "explanations.json", sha256="another")
+    return {**own, "other": other, "notes": notes, "others": others}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -126,6 +126,10 @@ class N2G:
             out.append(Explanation(described(patterns, self.shown), self.name, scores) if patterns else None)
         return out
 
+    def details(self, unit: Unit) -> dict[str, Any] | None:
+        """Return what was found of a unit as plain values: every pattern, and scores with their intervals."""
+        return self.found[unit].to_json() if unit in self.found else None
+
     def find(self, record: Record) -> Found:
         """Return what is found of one unit."""
         reads = self.reads(record.unit)
