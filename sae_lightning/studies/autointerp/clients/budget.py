@@ -31,6 +31,7 @@ class Budget:
         self._max_cost = max_cost
         self._spent = 0.0
         self._on_its_way = 0.0
+        self._n_on_their_way = 0
 
     @property
     def spent(self) -> float | None:
@@ -42,6 +43,13 @@ class Budget:
         prompt = sum(tokens_in(content) + _PER_MESSAGE for _, content in request.messages)
         return self._cost(prompt, request.max_tokens)
 
+    def waits(self, request: Request) -> bool:
+        """Whether a request would only pass the limit if what is on its way came to its dearest: wait and see."""
+        if self._max_cost is None or not self._n_on_their_way:
+            return False
+        alone = self._spent + self.dearest(request)
+        return alone <= self._max_cost < alone + self._on_its_way
+
     def reserve(self, request: Request) -> None:
         """Count a request that goes out. Raises UserError when it could pass the limit: it must not go out."""
         dearest = self.dearest(request)
@@ -51,10 +59,13 @@ class Budget:
                 "what was answered is kept: start again to go on, or raise the limit"
             )
         self._on_its_way += dearest
+        self._n_on_their_way += 1
 
     def settle(self, request: Request, prompt_tokens: int, completion_tokens: int) -> None:
         """Count what a request that went out took in truth."""
-        self._on_its_way = max(0.0, self._on_its_way - self.dearest(request))
+        self._n_on_their_way -= 1
+        # Rounding adds up to nothing: without requests on their way nothing is.
+        self._on_its_way = self._on_its_way - self.dearest(request) if self._n_on_their_way else 0.0
         self._spent += self._cost(prompt_tokens, completion_tokens)
 
     def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:

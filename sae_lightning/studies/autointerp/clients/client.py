@@ -15,7 +15,8 @@ class Request:
 
     messages: (role, content), role one of system, user, assistant; the last one is not the assistant's. Content is
     text and nothing else: control tokens written in it end no turn. max_tokens: of the answer. choices: the answer
-    must be one of these; empty: any text. temperature: 0 takes the likeliest token each time. seed: of sampling.
+    must be one of these, all different and none of them empty; (): any text. temperature: 0 takes the likeliest token
+    each time. seed: of sampling.
     """
 
     messages: tuple[tuple[str, str], ...]

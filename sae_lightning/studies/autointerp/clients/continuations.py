@@ -53,7 +53,7 @@ def plan(rows: Sequence[Row], batch_tokens: int, *, share: bool = True) -> list[
             n = end - begin
             shared = common if share and n > 1 and common >= _SHORTEST else 0
             tokens = shared + n * (longest - shared)
-            if n > 1 and max(tokens, n * longest // 4) > batch_tokens:
+            if n > 1 and n * longest > batch_tokens:
                 break
             options.append((best[begin][0] + tokens + (2 if shared else 1) * _PASS, begin, shared))
         best.append(min(options))

@@ -26,6 +26,7 @@ _MOST_ERROR_BYTES = 1 << 16
 _PASSING = (408, 409, 425, 429)
 # Requests refused before any was answered, and requests lost in a row, that show that it is not the request.
 _REFUSED, _LOST = 3, 20
+_SEE = 0.02
 _KEPT = "what was answered is kept: start again to go on"
 
 
@@ -181,6 +182,8 @@ class Posting:
 
         settings = self._settings
         body = body_of(request, settings.model, settings.limit_key, settings.logprobs, settings.options)
+        while self._budget.waits(request):
+            await asyncio.sleep(_SEE)
         self._budget.reserve(request)
         prompt = completion = 0
         try:

@@ -18,6 +18,9 @@ _SEEDS = 2**31
 # No control characters to a reader: they join or part letters in many scripts.
 _SHAPING = "\u200c\u200d"
 _LEAST_LOGPROB = -700
+_LEAD = re.compile(r"\A(the )?(answer|choice|grade|rating|score)( is)?\b[\s:*]*")
+_WHOLE = re.compile(r"(?!\w|[.,/]\d|['’-]\w)")
+_OR = re.compile(r"\W*?(/|\||\bor\b)")
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
@@ -92,21 +95,28 @@ def choice_in(text: str, choices: Sequence[str]) -> str | None:
     """Return the choice that an answer begins with, as in ``**Yes**, because``; None where it begins with none.
 
     Case, quotation marks, markup and a leading ``Answer:`` do not matter. What follows the choice must not be more of
-    the same word or number: 1 is not in 10, nor in 1.5. Of several that fit, the longest is taken.
+    the same word or number (1 is not in 10, nor in 1.5), nor another choice (yes or no). Of several that fit, the
+    longest is taken.
     """
-    start = _bare(text)
-    start = re.sub(r"\A(the )?(answer|score|rating)( is)?[\s:*]*", "", start)
-    start = _bare(start)
-    for choice in sorted(choices, key=len, reverse=True):
-        word = choice.casefold()
-        if start.startswith(word) and re.match(r"(?!\w|[.,/]\d|['’-]\w)", start[len(word) :]):
-            return choice
-    return None
+    start = _bare(_LEAD.sub("", _bare(text)))
+    if (choice := _leading(start, choices)) is None:
+        return None
+    more = _OR.match(start, len(choice.casefold()))
+    others = [other for other in choices if other != choice]
+    return None if more and _leading(_bare(start[more.end() :]), others) is not None else choice
 
 
 def tokens_in(text: str) -> int:
     """Return about how many tokens a text is, where nobody counted them."""
     return math.ceil(len(text.encode("utf-8", "replace")) / _BYTES_PER_TOKEN)
+
+
+def _leading(text: str, choices: Sequence[str]) -> str | None:
+    for choice in sorted(choices, key=len, reverse=True):
+        word = choice.casefold()
+        if text.startswith(word) and _WHOLE.match(text[len(word) :]):
+            return choice
+    return None
 
 
 def _bare(text: str) -> str:
