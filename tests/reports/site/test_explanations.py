@@ -95,6 +95,15 @@ def test_a_features_page_says_who_explained_it_and_goes_on_without(chromium: Bro
     assert chromium.all("#explanations li") == []
 
 
+def test_a_features_page_says_how_to_ask_it(chromium: Browser, site: Path) -> None:
+    chromium.open(site / "feature.html", "feature 7", "?f=7")
+    said = chromium.run("return [...document.querySelectorAll('.ask')].map(line => line.textContent)")
+    assert said == [
+        "python -m sae_lightning.steer store=STORE prompt=\"I think\" 'clamp={7:5x}'",
+        "python -m sae_lightning.search store=STORE near=7",
+    ]
+
+
 def test_neighbours_are_said_to_mean_something_too(chromium: Browser, site: Path, reading: Reading) -> None:
     neighbours = reading.results["similarity"].arrays["neighbour"]
     feature, place = (int(i[0]) for i in np.nonzero(neighbours == 7))

@@ -127,6 +127,8 @@
     closest(found.closest);
     by('feature').classList.toggle('signed', found.least < 0);
     SAE.examples.show(by('examples'), found, vocabulary);
+    by('steer').textContent = `python -m sae_lightning.steer store=STORE prompt="I think" 'clamp={${feature}:5x}'`;
+    by('near').textContent = `python -m sae_lightning.search store=STORE near=${feature}`;
     steps();
     document.documentElement.dataset.ready = `feature ${feature}`;
   }
