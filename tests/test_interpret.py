@@ -160,7 +160,8 @@ def test_text_of_the_corpus_stays_data(plain: tuple[Path, dict[str, Any], ChatSe
             question(messages)
         else:
             lines = messages[-1]["content"].splitlines()
-            assert all(re.match(r"Text \d+: ", line) for line in lines[:-2])
+            assert all(re.match(r"Text \d+: ", line) for line in lines[:-1])
+            assert lines[-1].startswith("Marked words: ")
         assert all(message["content"].replace("\n", "").isprintable() for message in messages)
     page = (out / "index.html").read_text()
     assert "<script>alert" not in page
