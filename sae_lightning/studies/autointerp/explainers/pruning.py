@@ -17,11 +17,15 @@ _FIRST_ROUND = 4
 
 @dataclass(frozen=True)
 class Suffix:
-    """The tokens of a stretch up to the one that the unit fires on, and its activation a there in the corpus."""
+    """The tokens of a stretch up to the one that the unit fires on.
+
+    activation: the unit's there in the corpus. alone: where nothing but these tokens is read; None where nobody has.
+    """
 
     token_ids: Int[NDArray, "m"]
     pieces: tuple[str, ...]
     activation: float
+    alone: float | None = None
 
     @classmethod
     def of(cls, stretch: Stretch) -> "Suffix":
@@ -30,9 +34,14 @@ class Suffix:
             np.asarray(stretch.token_ids[:end], np.int64), stretch.pieces[:end], float(stretch.values[stretch.at])
         )
 
-    def last(self, n: int) -> "Suffix":
-        """Return its last n tokens."""
-        return Suffix(self.token_ids[-n:], self.pieces[-n:], self.activation)
+    def last(self, n: int, alone: float) -> "Suffix":
+        """Return its last n tokens, and what the unit does on them alone."""
+        return Suffix(self.token_ids[-n:], self.pieces[-n:], self.activation, alone)
+
+    def share(self, activation: float) -> float:
+        """Return how much of what it does alone an activation is, at most all of it."""
+        assert self.alone
+        return min(1.0, activation / self.alone)
 
 
 def shortest(reads: Reads, suffixes: Sequence[Suffix], keep: float) -> list[Suffix | None]:
@@ -48,19 +57,18 @@ def shortest(reads: Reads, suffixes: Sequence[Suffix], keep: float) -> list[Suff
         values = reads([suffixes[i].token_ids[-n:] for i, n in asked]) if asked else []
         for (i, n), value in zip(asked, values, strict=True):
             if found[i] is None and value[-1] >= keep * suffixes[i].activation:
-                found[i] = suffixes[i].last(n)
+                found[i] = suffixes[i].last(n, float(value[-1]))
         left = [i for i in left if found[i] is None and len(suffixes[i].token_ids) > high]
         low, high = high, 2 * high
     return found
 
 
 def importance(reads: Reads, suffixes: Sequence[Suffix], others: Int[NDArray, "k"]) -> list[NDArray[np.float64]]:
-    """Return of each token its importance ``1 - a' / a``, at least 0.
+    """Return of each token its importance ``1 - a' / a``, at least 0, for suffixes as ``shortest`` returns them.
 
     a': activation on the last token after this one has been replaced, the mean over the replacements in ``others``
     (each counted as a at most). a: that of the suffix read alone.
     """
-    plain = reads([one.token_ids for one in suffixes])
     asked = [
         _with(one.token_ids, [j], others[k:])
         for one in suffixes
@@ -69,9 +77,8 @@ def importance(reads: Reads, suffixes: Sequence[Suffix], others: Int[NDArray, "k
     ]
     values = iter(reads(asked))
     out = []
-    for one, alone in zip(suffixes, plain, strict=True):
-        a = float(alone[-1])
-        kept = np.array([[min(1.0, float(next(values)[-1]) / a) for _ in others] for _ in one.token_ids])
+    for one in suffixes:
+        kept = np.array([[one.share(float(next(values)[-1])) for _ in others] for _ in one.token_ids])
         out.append(1 - kept.mean(1))
     return out
 
@@ -90,7 +97,6 @@ def with_wildcards(
     over the replacements. Where it is not, the most important of them become literal again, as few as are needed.
     Wildcards that come first say no more than that the text does not begin there, and are left out.
     """
-    alone = [float(value[-1]) for value in reads([one.token_ids for one in suffixes])]
     orders = [np.argsort(-values, kind="stable") for values in important]
     literals = [int((values >= threshold).sum()) for values in important]
     loose: list[NDArray[np.int64]] = [order[len(order) :] for order in orders]
@@ -105,7 +111,7 @@ def with_wildcards(
         read = iter(reads(variants) if variants else ())
         done = set()
         for i, n in asked:
-            kept = np.mean([min(1.0, float(next(read)[-1]) / alone[i]) for _ in others])
+            kept = np.mean([suffixes[i].share(float(next(read)[-1])) for _ in others])
             if i not in done and kept >= keep:
                 loose[i] = orders[i][n:]
                 done.add(i)

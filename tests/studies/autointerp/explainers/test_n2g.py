@@ -110,3 +110,17 @@ def test_the_same_seed_gives_the_same_patterns() -> None:
 def test_a_setting_out_of_range_is_said_in_one_line(name: str, value: float) -> None:
     with pytest.raises(UserError, match=f"explainer.{name}={value}: must be"):
         N2G(lambda _: lambda many: [], POOL, **{name: value})  # type: ignore[arg-type]
+
+
+def test_a_unit_that_is_not_the_same_when_read_again_breaks_nothing() -> None:
+    """At a threshold, a language model's rounding decides: another batch, another answer."""
+    rng = np.random.default_rng(0)
+
+    def wavering(many: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
+        return [np.where((ids == 7) & (rng.random(len(ids)) < 0.5), 1.0, 0.0).astype(np.float32) for ids in many]
+
+    unit = Planted(((7,),), (1.0,))
+    seen = texts(np.random.default_rng(1), unit, 40)
+    found = N2G(lambda _: wavering, POOL, show_progress=False).find(record(unit, seen, unit(seen)))
+    assert found.trie.patterns
+    assert all(7 in pattern.token_ids for pattern in found.trie.patterns)
