@@ -18,5 +18,5 @@ def test_options_are_their_classes_settings(name: str):
     needed = {key for key, value in node.items() if value == "???"}
     assert needed == {key for key, parameter in parameters.items() if parameter.default is parameter.empty}
     for key in set(node) - needed - {"_target_"}:
-        assert node[key] == (parameters[key].default or node[key])
+        assert node[key] == parameters[key].default
     check_node(node | dict.fromkeys(needed, "x"), "client", {"show_progress"})
