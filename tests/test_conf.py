@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from sae_lightning import command
 from sae_lightning.build import Run, build_objective, build_run, build_sae, make
 from sae_lightning.build.evaluation import build_studies, check_studies
-from sae_lightning.build.instantiate import target_of
+from sae_lightning.build.instantiate import check_node, target_of
+from sae_lightning.build.interpreting import GIVEN as GIVEN_PARTS
 from sae_lightning.build.layout import Layout
 from sae_lightning.config import (
     AnalyzeConfig,
@@ -20,6 +21,7 @@ from sae_lightning.config import (
     EvaluateConfig,
     EvaluationConfig,
     IndexConfig,
+    InterpretConfig,
     LMConfig,
     NormaliseConfig,
     OptimizerConfig,
@@ -50,6 +52,7 @@ ENTRIES = {
     "analyze": AnalyzeConfig,
     "search": SearchConfig,
     "steer": SteerConfig,
+    "interpret": InterpretConfig,
 }
 # What a command has no default for where any of several settings will do.
 GIVEN = {
@@ -58,7 +61,9 @@ GIVEN = {
 }
 EVERYTHING = sorted((p.parent.relative_to(CONF).as_posix(), p.stem) for p in CONF.rglob("*.yaml") if p.parent != CONF)
 # hydra/launcher and hydra/sweeper are chosen through launcher= and sweep=.
-OPTIONS = [(g, option) for g, option in EVERYTHING if not g.startswith("hydra/") and g != "studies"]
+# Of the command that interprets, alone.
+PARTS = [(g, option) for g, option in EVERYTHING if g in ("explainer", "scorer", "client")]
+OPTIONS = [(g, o) for g, o in EVERYTHING if not g.startswith("hydra/") and g != "studies" and (g, o) not in PARTS]
 STUDIES = [option for group, option in EVERYTHING if group == "studies"]
 # Groups that need a language model to take a step (tests/build), or decide how runs are started.
 NOT_A_RUN = ("lm", "data", "sites", "objective", "launcher", "sweep")
@@ -152,6 +157,21 @@ def test_a_study_is_built_from_its_yaml_under_its_own_name(study: str) -> None:
     assert settings == set(node) - {"_target_"}
 
 
+@pytest.mark.parametrize(("group", "option"), PARTS)
+def test_a_part_of_an_interpretation_says_what_its_class_defaults_to(group: str, option: str) -> None:
+    several = group == "scorer"
+    given = {"store": "store", "client.base_url": "http://127.0.0.1:1/v1", "client.model": "a-model"}
+    config = validate(
+        composed("interpret", [f"{group}=[{option}]" if several else f"{group}={option}"], **given), InterpretConfig
+    )
+    node = config.scorer[option] if several else getattr(config, group)
+    assert node is not None
+    check_node(node, group, GIVEN_PARTS)
+    assert differences(node, group) == []
+    # Written in yaml for those who read it and in code for those who import it: all of them, and the same.
+    assert set(inspect.signature(target_of(node, group)).parameters) - GIVEN_PARTS == set(node) - {"_target_"}
+
+
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("conf") / "rows.npy"
@@ -189,14 +209,13 @@ def test_the_recipe_named_in_a_model_s_yaml_is_what_a_user_can_type() -> None:
 
 
 def test_a_group_chosen_with_a_misspelt_option_names_the_folder_s_files() -> None:
-    for group in {group for group, _ in [*OPTIONS, ("studies", "")]}:
-        entry = "evaluate" if group == "studies" else "train"
+    for group in {group for group, _ in [*OPTIONS, *PARTS, ("studies", "")]}:
+        entry = "evaluate" if group == "studies" else "interpret" if group in dict(PARTS) else "train"
+        several = group in ("studies", "scorer")
         with pytest.raises(Exception) as raised:
-            command.compose(
-                entry, [f"{group}=[nothing_like_that]" if group == "studies" else f"{group}=nothing_like_that"]
-            )
+            command.compose(entry, [f"{group}=[nothing_like_that]" if several else f"{group}=nothing_like_that"])
         message = command.explain(raised.value, entry, [])
-        for name, option in [*OPTIONS, *(("studies", study) for study in STUDIES)]:
+        for name, option in [*OPTIONS, *PARTS, *(("studies", study) for study in STUDIES)]:
             if name == group:
                 assert option in message
 
@@ -212,6 +231,7 @@ def test_every_architecture_has_a_yaml_of_its_name() -> None:
 OWN_CHOICE = {
     ("Reconstruction", "normalise", "variance"),  # Gao et al. divide by the variance
     ("GatedL1", "decoder_norm", "None"),  # a transcoder's decoder has no unit norm
+    ("OpenAIClient", "options", "{}"),  # shown as what it is, where code says None
 }
 
 

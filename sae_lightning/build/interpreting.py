@@ -31,8 +31,8 @@ from sae_lightning.studies.progress import track
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "sae_lightning.interpretation", 1
-# Arguments of explainers and scorers that only the program knows.
-_GIVEN = {"client", "reads", "pool", "observe", "show_progress"}
+#: Arguments of explainers, scorers and clients that only the program knows.
+GIVEN = {"client", "reads", "pool", "observe", "show_progress"}
 # Stretches of a unit that its page shows.
 _EXAMPLES = 3
 
@@ -51,7 +51,7 @@ def check_parts(config: InterpretConfig, asked: frozenset[str] = frozenset()) ->
 
     asked: scorers that the user named: one that needs a client is an error without one, else it is left out.
     """
-    check_node(config.explainer, "explainer", _GIVEN)
+    check_node(config.explainer, "explainer", GIVEN)
     if config.client is not None:
         check_node(config.client, "client", {"show_progress"})
     elif _needs_client(config.explainer, "explainer"):
@@ -60,7 +60,7 @@ def check_parts(config: InterpretConfig, asked: frozenset[str] = frozenset()) ->
     for name, node in config.scorer.items():
         if not node:
             continue
-        check_node(node, f"scorer.{name}", _GIVEN)
+        check_node(node, f"scorer.{name}", GIVEN)
         if config.client is None and _needs_client(node, f"scorer.{name}"):
             if name in asked:
                 raise UserError(f"client=null: scorer {name} asks a language model; set client=local or client=openai")

@@ -73,8 +73,10 @@ def interpret(
     explanations = explainer.explain(kept)
     strangers = deranged([one.unit if said else None for one, said in zip(kept, explanations, strict=True)], seed)
     dealt = [None if other is None else explanations[other] for other in strangers]
-    own = {scorer.name: scorer.score(kept, explanations) for scorer in scorers}
-    others = {scorer.name: scorer.score(kept, dealt) for scorer in scorers}
+    own: dict[str, list[Scores | None]] = {}
+    others: dict[str, list[Scores | None]] = {}
+    for scorer in scorers:
+        own[scorer.name], others[scorer.name] = scorer.score(kept, explanations), scorer.score(kept, dealt)
     units = tuple(
         Interpreted(
             record,
