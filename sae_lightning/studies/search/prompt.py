@@ -87,7 +87,7 @@ class PromptSearch(Study):
     def _where(self, prompt: Prompt) -> str:
         if self.token == "last":
             return f"on its last kept token {prompt.piece(prompt.n_kept - 1)!r}"
-        return f"{'strongest' if self.token == 'max' else 'mean'} of {prompt.n_kept} kept tokens"
+        return f"{'strongest' if self.token == 'max' else 'mean'} of its {prompt.n_kept} kept tokens"
 
 
 def ranked(rows: list[tuple[Cell, ...]], n: int) -> tuple[tuple[Cell, ...], ...]:
