@@ -23,7 +23,7 @@ STYLE = """
 .keys svg { width: 34px; height: 14px; vertical-align: -2px; margin-right: .35em; }
 """
 _WIDTH, _HEIGHT = 460.0, 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 8.0, 10.0, 40.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 8.0, 10.0, 40.0
 # Room that all features of one strength share, of the distance between two.
 _SPREAD = 0.42
 
@@ -61,17 +61,16 @@ def curves(
     *,
     axis: str = "",
     log: bool = False,
-    top: float | None = None,
 ) -> str:
     """Draw a figure's curves over ``places``, the strengths' names. axis: what these are.
 
-    log: on a logarithmic scale; else from 0, or from below where values are. top: the largest value there can be.
+    log: on a logarithmic scale; else from 0, or from below where values are.
     """
     values = [v for line in lines for p in line.points for v in (p.value, p.low, p.high) if v is not None]
     values = [v for v in values if math.isfinite(v) and (v > 0 or not log)]
     if not values:
         return ""
-    scale = _logarithmic(values) if log else _linear(values, top)
+    scale = _logarithmic(values) if log else _linear(values)
     step = (_WIDTH - _LEFT - _RIGHT) / len(places)
     shapes = []
     for tick in scale.ticks:
@@ -142,10 +141,8 @@ def _mark(number: int, x: float, y: float, ink: str) -> str:
     return f'<polygon points="{" ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in corners)}" {style}/>'
 
 
-def _linear(values: Sequence[float], top: float | None) -> _Scale:
+def _linear(values: Sequence[float]) -> _Scale:
     low, high = min(0.0, *values), max(values)
-    if top is not None:
-        high = top
     if high <= low:
         high = low + 1.0
     rough = (high - low) / 4
@@ -161,11 +158,12 @@ def _logarithmic(values: Sequence[float]) -> _Scale:
     low, high = math.log10(min(values)), math.log10(max(values))
     steps = (1,) if high - low > 2.2 else (1, 2, 5)
     marks = [m * 10.0**e for e in range(math.floor(low) - 1, math.ceil(high) + 2) for m in steps]
-    below = max(mark for mark in marks if math.log10(mark) <= low + 1e-9)
-    above = min(mark for mark in marks if math.log10(mark) >= high - 1e-9 and mark > below)
-    start, span = math.log10(below), math.log10(above) - math.log10(below)
-    ticks = tuple(mark for mark in marks if below <= mark <= above)
-    return _Scale(ticks, lambda v: _y((math.log10(v) - start) / span))
+    inside = [mark for mark in marks if low <= math.log10(mark) <= high]
+    if len(inside) < 2:  # a scale needs two numbers to be read
+        inside = [max(m for m in marks if math.log10(m) <= low), min(m for m in marks if math.log10(m) > high)]
+    ends = [low, high, *map(math.log10, inside)]
+    start, span = min(ends), max(ends) - min(ends)
+    return _Scale(tuple(inside), lambda v: _y((math.log10(v) - start) / span))
 
 
 def _y(share: float) -> float:

@@ -13,14 +13,14 @@ from sae_lightning.reports.site.escape import visible
 from sae_lightning.reports.steering_samples import across, down, shades
 from sae_lightning.studies.meaning import meaning
 
-# (figure, what it is called, logarithmic, its largest value if there is one)
+# (figure, what it is called, whether on a logarithmic scale)
 _PLOTS = (
-    ("steered_activation", "activation of the feature in the text, share of its maximum", False, None),
-    ("steered_words", "share of samples with a word of the concept", False, 1.0),
-    ("steered_word_rate", "words of the concept, share of all words", False, None),
-    ("steered_perplexity", "perplexity of the text to the unsteered model", True, None),
-    ("steered_repetition", "repetition: share of 3-grams that were there before", False, 1.0),
-    ("steered_distinct", "distinct tokens over all tokens of a sample", False, 1.0),
+    ("steered_activation", "activation of the feature in the text, share of its maximum", False),
+    ("steered_words", "share of samples with a word of the concept", False),
+    ("steered_word_rate", "words of the concept, share of all words", False),
+    ("steered_perplexity", "perplexity of the text to the unsteered model", True),
+    ("steered_repetition", "repetition: share of 3-grams that were there before", False),
+    ("steered_distinct", "distinct tokens over all tokens of a sample", False),
 )
 # What a strength is a factor of.
 _AXES = {
@@ -118,14 +118,14 @@ def _dose(steering: Mapping[str, Any], features: Mapping[int, Mapping[str, Any]]
     apart = sum(not any(v["strength"] is not None for v in _named(steering, name)) for name in places)
     axis = _AXES.get((steering.get("settings") or {}).get("mode", "clamp"), "strength")
     lines: dict[str, list[Curve]] = {}
-    for name, _, _, _ in _PLOTS:
+    for name, _, _ in _PLOTS:
         lines[name] = [
             Curve(_called(feature, features), number, _points(dose, name, feature, places), apart)
             for number, feature in enumerate(features)
         ]
     drawn = [
-        curves([line for line in lines[name] if line.points], places, label, axis=axis, log=log, top=top)
-        for name, label, log, top in _PLOTS
+        curves([line for line in lines[name] if line.points], places, label, axis=axis, log=log)
+        for name, label, log in _PLOTS
         if name != "steered_distinct"
     ]
     every = [Curve(_called(feature, features), number, ()) for number, feature in enumerate(features)]
