@@ -27,8 +27,8 @@ _STYLE = """
 .card { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .9rem .7rem; background: var(--panel);
   break-inside: avoid; min-width: 0; }
 .card h3 { margin: 0; font-size: .95rem; } .card p { margin: .1rem 0 .4rem; font-size: 12px; line-height: 1.35; }
-td.said { white-space: normal; min-width: 14rem; max-width: 24rem; overflow-wrap: anywhere; }
-td.seen { white-space: normal; min-width: 18rem; max-width: 34rem; overflow-wrap: anywhere; color: var(--quiet); }
+td.said { white-space: normal; min-width: 11rem; max-width: 18rem; overflow-wrap: anywhere; }
+td.seen { white-space: normal; min-width: 18rem; max-width: 26rem; overflow-wrap: anywhere; color: var(--quiet); }
 td.seen p { margin: 0 0 .25rem; } td.seen b { color: var(--ink); font-weight: 600; border-radius: 2px;
   background: color-mix(in srgb, var(--c0) calc(var(--s) * 1%), transparent); }
 .facts td { white-space: normal; overflow-wrap: anywhere; } .facts th { text-align: left; }
@@ -137,10 +137,10 @@ def _units(said: dict[str, Any], scores: dict[str, dict[str, Figure]]) -> str:
     columns = [
         head("unit"),
         head("explanation"),
-        *(head(name, meaning(name)) for name in names),
+        head("strongest"),
+        *(head(name.replace("_", " "), meaning(name)) for name in names),
         head("usable", "answers about this unit that could be used, of those asked"),
         head("density", "share of tokens it is active on"),
-        head("strongest"),
     ]
     return table(columns, [_row(unit, names, said["explainer"]) for unit in said["units"]], "class=sortable id=runs")
 
@@ -162,10 +162,10 @@ def _row(unit: dict[str, Any], names: list[str], explainer: str) -> list[str]:
     return [
         f'<td data-value="{order:.0f}">{unit["kind"]} {text(key)}</td>',
         f"<td class=said>{said}</td>",
+        f"<td class=seen>{''.join(f'<p>{_marked(one)}</p>' for one in unit['examples'])}</td>",
         *(cell(values.get(name)) for name in names),
         f"<td class=number data-value={usable}>{usable} of {asked}</td>",
         cell(unit["density"]),
-        f"<td class=seen>{''.join(f'<p>{_marked(one)}</p>' for one in unit['examples'])}</td>",
     ]
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sae_lightning.reports.evaluation_data import Figure, short
+from sae_lightning.reports.site.escape import visible
 from sae_lightning.studies.meaning import meaning
 
 GROUPS = {
@@ -28,7 +29,9 @@ def show_interpretation(said: dict[str, Any]) -> None:
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=_LOG_WIDTH)
     counts = {kind: sum(unit["kind"] == kind for unit in said["units"]) for kind in ("feature", "neuron")}
-    title = f"Interpretation of {counts['feature']} features and {counts['neuron']} neurons by {said['explainer']}"
+    title = (
+        f"Interpretation of {counts['feature']} features and {counts['neuron']} neurons by {visible(said['explainer'])}"
+    )
     table = Table(title=Text(title), title_justify="left")
     for column, justify in (("score", "left"), ("of", "left"), ("value", "right"), ("95 % interval", "left")):
         table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType] - a literal each
