@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,20 @@ def test_neighbours_in_other_saes(folder: Path, searched: Callable) -> None:
     assert len(rows) == 4
     assert (rows[2]["feature"], rows[2]["score"]) == (5, pytest.approx(1.0))
     assert rows[2]["sae"] != rows[0]["sae"] == "run"
+
+
+def test_neighbours_elsewhere_are_refused(folder: Path, searched: Callable) -> None:
+    for name, change in (("site", {"sites": {"write": ["blocks.2.hook_mlp_out"]}}), ("language model", {"lm": {}})):
+        other = folder / f"another {name}"
+        shutil.copytree(folder / "run" / "export", other, dirs_exist_ok=True)
+        config = json.loads((other / "config.json").read_text())
+        for key, value in change.items():
+            config["metadata"][key] |= value or {"sha256": "0"}
+        (other / "config.json").write_text(json.dumps(config))
+        for where in ("sae=run", "store=store"):
+            code, _, err = searched(where, "near=5", f"to=[{other}]")
+            assert code == 2
+            assert f"writes another {name} than run" in err
 
 
 def test_the_same_search_gives_the_same_file(folder: Path, searched: Callable) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sae_lightning.core import UserError
 from sae_lightning.studies.search.base_rate import BaseRate, base_rate, of_longest
-from sae_lightning.studies.search.prompts import Prompt, read_prompts, reader_of
+from sae_lightning.studies.search.prompts import Prompt, read_prompts, reader_of, shown
 from sae_lightning.studies.study import Result, Study, Table
 from sae_lightning.studies.subject import NEEDS_READER, Subject
 
@@ -49,7 +49,7 @@ class CombinationSearch(Study):
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold={threshold}: must lie between 0 and 1, a share of the largest activation")
         if both := set(positive) & set(negative):
-            raise UserError(f"prompt {min(both)!r}: is in all and in none; no feature can be both")
+            raise UserError(f"prompt {shown(min(both))}: is in all and in none; no feature can be both")
         self.positive, self.negative = list(positive), list(negative)
         self.threshold, self.n, self.show_progress = threshold, n, show_progress
 

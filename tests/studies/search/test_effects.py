@@ -1,13 +1,14 @@
 """Attribution and influence on the tiny language model, against finite differences and runs written the long way."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
-from sae_lightning.core import TokenBatch, UserError
+from sae_lightning.core import Sites, TokenBatch, UserError
 from sae_lightning.studies import Subject
 from sae_lightning.studies.search.agreement import agreement
 from sae_lightning.studies.search.attribution import AttributionSearch, attribution
@@ -216,5 +217,10 @@ def test_mistakes_are_one_line() -> None:
     ):
         with pytest.raises(UserError, match=match):
             study.run(subject)
+    reader = subject.reader
+    assert reader is not None
+    two = replace(reader, sites=Sites(("base/x",), ("base/x", "tuned/x")))
+    with pytest.raises(UserError, match="two language models"):
+        AttributionSearch(PROMPT, "x").run(replace(subject, reader=two))
     with pytest.raises(UserError, match="give a reader"):
         AttributionSearch("a", "b").run(Subject(subject.sae))
