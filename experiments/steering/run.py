@@ -39,8 +39,8 @@ FEATURES: dict[int, tuple[str, list[str]]] = {
     ),
 }
 DOSE = (-10, -5, -2, 0, 1, 1.5, 2, 3, 5, 10)
-#: Columns of the table: figure, digits.
-FIGURES = {"activation": 3, "words": 2, "perplexity": 0, "repetition": 3}
+#: Figures of the tables, and how many digits they get.
+FIGURES = {"words": 2, "perplexity": 0, "activation": 3, "repetition": 2}
 
 
 def command(module: str, *settings: str) -> None:
@@ -84,13 +84,14 @@ def said(one: Mapping[str, Any], digits: int) -> str:
     return f"{one['value']:,.{digits}f}{limits}"
 
 
-def doses(steering: Mapping[str, Any], feature: int) -> str:
-    """Return one feature's table."""
+def doses(steering: Mapping[str, Any], figure: str, digits: int) -> str:
+    """Return one figure's table: a row a strength, a column a feature."""
+    columns = {feature: f"{feature} {words[0]}" for feature, (_, words) in FEATURES.items()}
     rows = [
-        {"strength": name, **{f: said(estimate(steering, f, feature, name), d) for f, d in FIGURES.items()}}
+        {"strength": name, **{c: said(estimate(steering, figure, f, name), digits) for f, c in columns.items()}}
         for name in names(steering)
     ]
-    return table(rows, ["strength", *FIGURES])
+    return table(rows, ["strength", *columns.values()])
 
 
 def crossed(steering: Mapping[str, Any], name: str) -> str:
@@ -122,7 +123,7 @@ def main() -> None:
         print(f"feature {feature}:")
         command("search", f'prompt="{prompt}"', "n=3", *options.settings)
     steering = steer(out, options.settings)
-    parts = [f"## feature {feature}\n\n{doses(steering, feature)}" for feature in FEATURES]
+    parts = [f"## {figure}\n\n{doses(steering, figure, digits)}" for figure, digits in FIGURES.items()]
     parts += [f"## words at {name}\n\n{crossed(steering, name)}" for name in ("as is", "1x", "2x")]
     (out / "tables.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print("\n\n".join(parts))
