@@ -40,7 +40,9 @@ def probabilities(logits: Float[Tensor, "b vocab"], temperature: float, top_p: f
 
     Of equally likely tokens at the edge the first are kept.
     """
-    p = (logits.double() / temperature).softmax(-1)
+    wide = logits.double()
+    # Less the largest first: a temperature near 0 would make it infinite.
+    p = ((wide - wide.amax(-1, keepdim=True)) / temperature).softmax(-1)
     if top_p >= 1:
         return p
     ordered, order = p.sort(dim=-1, descending=True, stable=True)

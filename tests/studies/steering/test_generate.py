@@ -41,6 +41,11 @@ def test_of_equally_likely_tokens_the_first_are_kept() -> None:
     assert probabilities(torch.zeros(1, 4), 1.0, 0.5).tolist() == [[0.25, 0.25, 0.0, 0.0]]
 
 
+def test_a_temperature_near_0_is_the_likeliest_token() -> None:
+    logits = torch.tensor([[1.0, -3.0, 7.0, -torch.inf]])
+    assert probabilities(logits, 1e-308).tolist() == [[0.0, 0.0, 1.0, 0.0]]
+
+
 def test_draws_follow_the_probabilities_and_never_a_token_without_any() -> None:
     p = probabilities(torch.tensor([[2.0, 1.0, 0.0, -1.0, -2.0]]), 1.0, 0.9)
     n = 40_000
