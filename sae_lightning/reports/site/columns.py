@@ -1,5 +1,6 @@
 """The table of features as columns, and what each column is called."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,18 +133,16 @@ def _explained(reading: Reading) -> dict[str, str]:
 
 
 def _score(reading: Reading) -> tuple[Column, NDArray] | None:
-    """Return the column of the explanations' first score, under that score's name where they share one."""
-    firsts = {f: next(iter(said[0].scores.items()), None) for f, said in reading.explanations.items() if said}
-    scored = {feature: score for feature, score in firsts.items() if score is not None}
-    if not scored:
+    """Return the column of the score that most explanations begin with; None where none has a score."""
+    scores = {feature: said[0].scores for feature, said in reading.explanations.items() if said and said[0].scores}
+    if not scores:
         return None
-    names = sorted({name for name, _ in scored.values()})
+    ((name, _),) = Counter(next(iter(one)) for one in scores.values()).most_common(1)
     values = np.full(reading.store.d_sae, np.nan)
-    for feature, (_, value) in scored.items():
-        values[feature] = value
-    title = f"how well the explanation holds: {', '.join(names)}"
-    label = names[0] if len(names) == 1 and len(names[0]) <= _SCORE else "score"
-    return Column("score", label, "number", title, 0.85), values
+    for feature, one in scores.items():
+        values[feature] = one.get(name, np.nan)
+    label = name if len(name) <= _SCORE else "score"
+    return Column("score", label, "number", f"how well the explanation holds: {name}", 0.85), values
 
 
 def _names(columns: Sequence[Column]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from sae_lightning.metrics import bootstrap_weights, interval
 from sae_lightning.studies.autointerp.explainers.natural import Natural
 
 #: Scores by name, in the order they are shown.
-SCORES = ("precision", "recall", "f1", "correlation")
+SCORES = ("f1", "precision", "recall", "correlation")
 
 
 def foretold(
@@ -55,4 +55,4 @@ def _figures(sums: Float[NDArray, "b 9"]) -> Float[NDArray, "b 4"]:
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = (n * real2 - real**2) * (n * told2 - told**2)
         r = (n * product - real * told) / np.sqrt(np.where(spread > 0, spread, np.nan))
-        return np.stack([both / claims, both / fires, 2 * both / (fires + claims), r], axis=1)
+        return np.stack([2 * both / (fires + claims), both / claims, both / fires, r], axis=1)
