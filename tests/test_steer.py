@@ -204,3 +204,23 @@ def test_a_strength_beyond_ten_times_the_maximum_is_said_and_let_pass(folder, st
     code, _, err = steered("store=store", "prompt=river", f"clamp={{{feature}:-50x}}", *SHORT)
     assert code == 0
     assert err.count("beyond 10 times its maximum") == 1
+
+
+@pytest.mark.parametrize("sites", ["transcoder", "crosscoder", "diff"])
+def test_transcoders_and_crosscoders_are_steered_and_sae_of_two_models_refused(sites, folder, steered) -> None:
+    more = {"crosscoder": ["sites.layers=[0,1]"], "diff": ["sites.tuned.name=tiny"]}.get(sites, [])
+    train(folder, sites, f"sites={sites}", *more)
+    as_is = ("scale={3:1}", "reconstruct=true", f"out=of_{sites}", *SHORT)
+    code, _, err = steered(f"sae={sites}", "prompt=the river", *as_is)
+    if sites == "diff":
+        assert code == 2
+        assert [line for line in err.splitlines() if "two language models" in line]
+        return
+    assert code == 0, err
+    plain, spliced, same = (variant["samples"] for variant in written(folder, f"of_{sites}")["groups"][0]["variants"])
+    assert plain == same
+    assert [sample["logprobs"] for sample in spliced] != [sample["logprobs"] for sample in plain]
+    code, _, err = steered(f"sae={sites}", "prompt=the river", "clamp={3:9}", f"out=of_{sites}", *SHORT)
+    assert code == 0, err
+    plain, pushed = (variant["samples"] for variant in written(folder, f"of_{sites}")["groups"][0]["variants"])
+    assert [sample["logprobs"] for sample in pushed] != [sample["logprobs"] for sample in plain]
