@@ -107,7 +107,7 @@ def run(config: InterpretConfig, out: Path, scorers: Sequence[str]) -> Said:
         "draws": config.draws,
         "record": config.record.model_dump(),
         "result": found.result.to_json(),
-        "units": [_unit(unit) for unit in found.units],
+        "units": [_unit(unit) | _details(explainer, unit) for unit in found.units],
         "seconds": round(time.perf_counter() - started, 3),
     }
     return Said(said, _explanations(asked, found), _trials(found))
@@ -163,6 +163,12 @@ def _unit(one: Interpreted) -> dict[str, Any]:
         "shuffled": {name: _scores(scores) for name, scores in one.shuffled.items()},
         "examples": [_stretch(stretch) for stretch in record.shown[:_EXAMPLES]],
     }
+
+
+def _details(explainer: Explainer, one: Interpreted) -> dict[str, Any]:
+    """Return what an explainer has to say beside its words: n2g's patterns, as they are read by a program."""
+    details = getattr(explainer, "details", None)
+    return {} if details is None else {"details": details(one.unit)}
 
 
 def _stretch(stretch: Stretch) -> dict[str, Any]:
