@@ -53,7 +53,7 @@ def test_the_explainer_shows_marked_stretches_as_data() -> None:
     assert said.text == "words for kings"
     assert said.by == "scripted"
     (request,) = client.asked
-    assert [role for role, _ in request.messages] == ["system", *["user", "assistant"] * 2, "user"]
+    assert [role for role, _ in request.messages] == ["system", *["user", "assistant"] * 3, "user"]
     lines = request.messages[-1][1].splitlines()
     assert [line.startswith("Text ") for line in lines] == [True] * 4 + [False]
     assert lines[4] == "Marked words: king"

@@ -1,0 +1,1 @@
+"""Can features be said in words, and by whom?"""
