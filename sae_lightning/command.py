@@ -117,7 +117,8 @@ def fail_for_file(error: OSError) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
         raise SystemExit(141) from None
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        fail(f"{error.filename or 'a file'}: the disk is full; free some space and start again; training goes on with resume=RUN")
+        full = f"{error.filename or 'a file'}: the disk is full"
+        fail(f"{full}; free some space and start again (training goes on with resume=RUN)")
     if error.filename is None:
         raise error
     fail(f"{error.filename}: cannot be used ({error.strerror}); check the path, its permissions and free space")

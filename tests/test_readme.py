@@ -1,5 +1,6 @@
 """The README's Python runs, and its command lines compose."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -46,8 +47,12 @@ def test_reading_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     initialise(sae, torch.randn(64, 576, generator=torch.Generator().manual_seed(0)))
     save_sae(tmp_path / "outputs/runs/RUN/export", sae.eval(), {})
     monkeypatch.chdir(tmp_path)
-    exec(compile(next(b for b in BLOCKS if "FrozenLM" in b), "README.md", "exec"), {})
+    exec(compile(next(b for b in BLOCKS if "sae.decode" in b), "README.md", "exec"), {})
     assert "64" in capsys.readouterr().out
+    said = {"sites": {"read": ["blocks.9.hook_resid_post"], "write": ["blocks.9.hook_resid_post"]}}
+    save_sae(tmp_path / "outputs/runs/RUN/export", sae.eval(), said)
+    exec(compile(next(b for b in BLOCKS if "steered(" in b), "README.md", "exec"), {})
+    assert len(ast.literal_eval(capsys.readouterr().out)) == 5
 
 
 def test_looking_features_up(
