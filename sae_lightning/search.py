@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ def search(config: SearchConfig) -> dict[str, Any]:
     if out is not None:
         if existed and not out.is_dir():
             raise UserError(f"out={out}: is a file; name a folder")
+        if config.store is not None and out.resolve().is_relative_to(Path(config.store).expanduser().resolve()):
+            raise UserError(f"out={out}: lies in the store {config.store}; give a folder of its own")
         check_writable(out)
     try:
         found = build.search(config)
-    except UserError:
+    except BaseException:
         if out is not None and not existed:
-            out.rmdir()
+            with suppress(OSError):  # another search may have written there meanwhile
+                out.rmdir()
         raise
     show_search(found)
     if out is not None:

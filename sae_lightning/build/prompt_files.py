@@ -9,9 +9,11 @@ from sae_lightning.core import UserError
 def read_prompts_file(path: str, name: str) -> list[str]:
     """Return the prompts of a file, each once, without empty lines. name: of the setting.
 
-    Raises UserError: unreadable, no UTF-8, no prompt in it, a line of jsonl that has no text.
+    Raises UserError: unreadable, no UTF-8, no prompt in it, a line of jsonl that has no text, a document of JSON.
     """
     place = Path(path).expanduser()
+    if place.suffix == ".json":
+        raise UserError(f"{name}={path}: is JSON, not one prompt a line; write a text file or jsonl")
     try:
         lines = place.read_text(encoding="utf-8").split("\n")
     except OSError as error:

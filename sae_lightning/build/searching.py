@@ -80,7 +80,7 @@ def search(config: SearchConfig) -> dict[str, Any]:
         case _:
             assert said is not None
             study = ExplainedSearch(str(config.concept), said, n)
-    if config.way in ("prompt", "all", "influence") and subject.store is None:
+    if "background_tokens" in WAYS[config.way] and subject.store is None:
         assert asked.corpus is not None
         subject = replace(asked.corpus(config.background_tokens), reader=subject.reader)
     result = study.run(subject)
@@ -166,11 +166,9 @@ def _report(path: str) -> str:
 def _settings(config: SearchConfig) -> dict[str, Any]:
     """Return the settings that this search has read, with prompts as they are, wherever they came from."""
     names = [config.way, *WAYS[config.way], "n"]
-    if config.way in ("attribute", "influence"):
-        names += ["space", "float32", "seed"]
-    if config.way in ("prompt", "all", "influence") and config.store is None:
-        names.append("background_tokens")
     values = {name: getattr(config, name) for name in names}
+    if config.store is not None:
+        values.pop("background_tokens", None)
     if config.way == "all":
         values |= {"all": _prompts(config, "all"), "none": _prompts(config, "none") or None}
     return {name: value for name, value in values.items() if value is not None and not name.endswith("_file")}

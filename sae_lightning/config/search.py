@@ -17,6 +17,12 @@ def _as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) else value
 
 
+def _as_feature(value: Any) -> Any:
+    if isinstance(value, bool | float):
+        raise ValueError("must be a feature's number or a .npy file")
+    return value
+
+
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) or value is None else [value]
 
@@ -27,11 +33,11 @@ Path = Annotated[str, MinLen(1)]
 
 #: The settings that say what is looked for, and those that go with each.
 WAYS: dict[str, tuple[str, ...]] = {
-    "prompt": ("token",),
-    "all": ("none", "none_file", "threshold"),
+    "prompt": ("token", "background_tokens"),
+    "all": ("none", "none_file", "threshold", "background_tokens"),
     "near": ("to",),
-    "attribute": ("target", "against", "keep_error"),
-    "influence": ("want", "strength", "candidates"),
+    "attribute": ("target", "against", "keep_error", "space", "float32", "seed"),
+    "influence": ("want", "strength", "candidates", "space", "float32", "seed", "background_tokens"),
     "concept": (),
 }
 
@@ -51,7 +57,7 @@ class SearchConfig(AsksSAE):
     none: Texts | None = None
     none_file: Path | None = None
     threshold: Annotated[float, Ge(0), Le(1)] = 0.0
-    near: Annotated[int, Ge(0)] | Path | None = None
+    near: Annotated[Annotated[int, Ge(0)] | Path | None, BeforeValidator(_as_feature)] = None
     to: Annotated[list[Path], BeforeValidator(_as_list), MinLen(1)] | None = None
     attribute: Text | None = None
     target: Text | None = None
@@ -82,10 +88,13 @@ class SearchConfig(AsksSAE):
         if len(ways) != 1:
             said = " and ".join(f"{way}=..." for way in ways) or "nothing to look for"
             raise ValueError(f"{said}: needs exactly one way of searching; give one of {', '.join(WAYS)}")
-        for way, settings in WAYS.items():
-            for name in settings:
-                if way != ways[0] and getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name}: goes with {way}=..., not with {ways[0]}=...; leave it out")
+        for name in dict.fromkeys(name for settings in WAYS.values() for name in settings):
+            if name in WAYS[ways[0]] or getattr(self, name) == type(self).model_fields[name].default:
+                continue
+            goes = " and ".join(f"{way}=..." for way, settings in WAYS.items() if name in settings)
+            raise ValueError(f"{name}: goes with {goes}, not with {ways[0]}=...; leave it out")
+        if self.store is not None and self.background_tokens != type(self).model_fields["background_tokens"].default:
+            raise ValueError(f"background_tokens: store={self.store} has the base rates; leave it out")
         for name, other in (("attribute", "target"), ("influence", "want"), ("concept", "explanations")):
             if getattr(self, name) is not None and getattr(self, other) is None:
                 raise ValueError(f"{other}: is needed by {name}=...; set {other}=...")

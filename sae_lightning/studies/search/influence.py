@@ -41,7 +41,8 @@ class InfluenceSearch(Study):
     The filter may miss features; candidates as many as the SAE has misses none.
 
     strength: finite, not 0. space: see ``continuation``. float32: see ``AttributionSearch``. The subject needs what
-    ``PromptSearch`` needs. Raises UserError for a strength that is 0 or no number, and what ``SplicedPrompt`` refuses.
+    ``PromptSearch`` needs. Raises UserError for a strength that is 0, no number, or more than the model's arithmetic
+    holds, and what ``SplicedPrompt`` refuses.
     """
 
     name: ClassVar[str] = "search_influence"
@@ -91,6 +92,8 @@ class InfluenceSearch(Study):
             order = first.argsort(descending=True, stable=True)[: self.candidates]
             chosen = [i for i in order.tolist() if math.isfinite(float(first[i]))]
             gains = self._exact(prompt, chosen, set_to, boosted, measure)
+            if not all(map(math.isfinite, gains)):
+                raise UserError(f"strength={self.strength:g}: the model's logits are no numbers there; give less")
             rounding = rounding_notes(reader.lm)
         found = agreement(first[chosen].tolist(), gains, self.name, self.seed)
         rows = [
