@@ -46,17 +46,27 @@ FIGURES = {
     "rank_correlation": "Spearman's correlation of first-order and exact effects, over the features run",
 }
 
+#: Columns of texts that take several words.
+WORDY = ("fires_on", "explanation", "found")
+_LONGEST = 300
+
 
 def meaning(way: str, column: str) -> str:
     """Return what a column holds."""
     return SCORES.get(way, "") if column == "score" else MEANINGS.get(column, "")
 
 
-def cell_text(value: Any) -> str:
-    """Return a cell as it is shown: four digits, and texts with a symbol for what can't be seen."""
+def cell_text(column: str, value: Any) -> str:
+    """Return a cell as it is shown: four digits, and texts with a symbol for what can't be seen.
+
+    A token stands in quotes, which show its spaces; a long text loses its end.
+    """
     if value is None:
         return ""
-    return visible(value) if isinstance(value, str) else short(value)
+    if not isinstance(value, str):
+        return short(value)
+    said = visible(repr(value) if column == "token" else value)
+    return said if len(said) <= _LONGEST else said[:_LONGEST] + "..."
 
 
 def feature_text(value: Any) -> str:

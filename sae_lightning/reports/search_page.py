@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from sae_lightning.reports.evaluation_data import short
 from sae_lightning.reports.page import cell, head, page, table, text, write_page
-from sae_lightning.reports.search_columns import FIGURES, TITLES, cell_text, feature_text, meaning
+from sae_lightning.reports.search_columns import FIGURES, TITLES, WORDY, cell_text, feature_text, meaning
 from sae_lightning.reports.site.escape import visible
 
 
@@ -52,7 +52,7 @@ def _cell(column: str, value: Any, report: str | None, folder: Path, row: list[A
             number = f'<a href="{text(_relative(report, folder))}?f={number}">{number}</a>'
         return f'<td class=number data-value="{text(feature_text(value))}">{number}</td>'
     if isinstance(value, str):
-        return f"<td class=text>{text(cell_text(value))}</td>"
+        return f"<td{' class=text' if column in WORDY else ''}>{text(cell_text(column, value))}</td>"
     return cell(value)
 
 

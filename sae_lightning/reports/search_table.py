@@ -35,7 +35,7 @@ def show_search(found: dict[str, Any]) -> None:
                 link = None if pages is None or row[pages] is None else row[pages]
                 cells.append(Text(feature_text(value), style=Style(link=link) if link else ""))
             elif column != "page":
-                cells.append(Text(cell_text(value)))
+                cells.append(Text(cell_text(column, value)))
         table.add_row(*cells)
     console.print(table)
     for name, one in found["estimates"].items():
