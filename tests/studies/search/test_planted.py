@@ -8,7 +8,7 @@ import pytest
 
 from sae_lightning.core import UserError
 from sae_lightning.studies import Subject
-from sae_lightning.studies.search.base_rate import base_rate, of_longest
+from sae_lightning.studies.search.base_rate import BaseRate, base_rate, of_longest
 from sae_lightning.studies.search.combination import CombinationSearch
 from sae_lightning.studies.search.prompt import PromptSearch
 from tests.studies.search.ground import DENSE, LETTERS, counts, letter_ground, rows_of, word
@@ -112,6 +112,29 @@ def test_without_any_the_nearest_are_shown_and_said_so(subject: Subject) -> None
     for feature, _, hits, misses, _, _ in rows_of(far):
         if feature in letters:
             assert (hits, misses) == {0: (1, 1), 1: (1, 0), 2: (1, 0)}[letters.index(feature)]
+
+
+def test_the_nearest_are_the_first_of_all(subject: Subject) -> None:
+    """How many are shown has no say in which come first, though not all are scored."""
+
+    def nearest(n: int) -> list[tuple]:
+        study = CombinationSearch(["xxab", "xxcd", "xxae"], ["x" + LETTERS], n=n, show_progress=False)
+        result = study.run(subject)
+        assert any("come nearest" in note for note in result.notes)
+        return rows_of(result)
+
+    whole = nearest(500)
+    assert len(whole) > 9
+    for n in (1, 3, 9):
+        assert nearest(n) == whole[:n]
+
+
+def test_activations_below_0_are_as_strong_as_those_above() -> None:
+    column = np.array([-3.0, 2.0, -1.0], np.float32)
+    base = BaseRate(9, np.array([3]), np.array([3.0]), lambda feature: column)
+    for asked in (np.array([-2.0, 2.0, -5.0, 0.0]), np.array([-2.0, 2.0, -5.0, 0.0] * 3)):
+        assert base.tail(0, asked)[:4].tolist() == [0.3, 0.3, 0.1, 1.0]
+    assert base.share(0, -1.5) == 0.5
 
 
 def test_a_threshold_is_a_share_of_the_largest(subject: Subject) -> None:
