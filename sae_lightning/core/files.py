@@ -47,10 +47,26 @@ def check_writable(folder: Path) -> None:
         pass
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused: JSON has no word for them."""
+def write_json(path: str | Path, value: Any, *, lists_on_a_line: bool = False) -> None:
+    """Write ``value`` as indented JSON, atomically. NaN and infinity are refused: JSON has no word for them.
+
+    lists_on_a_line: a list without objects in it stands on one line, not on one for each item.
+    """
+    said = _indented(value) if lists_on_a_line else json.dumps(value, indent=2, allow_nan=False)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(said + "\n", encoding="utf-8")
+
+
+def _indented(value: Any, indent: str = "") -> str:
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        items = [f"{json.dumps(str(key))}: {_indented(item, deeper)}" for key, item in value.items()]
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        items = [_indented(item, deeper) for item in value]
+    else:
+        return json.dumps(value, allow_nan=False)
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{begin}\n{deeper}" + f",\n{deeper}".join(items) + f"\n{indent}{end}"
 
 
 def file_sha256(path: str | Path) -> str:

@@ -105,6 +105,17 @@ def test_json_is_readable_and_whole(tmp_path: Path) -> None:
     assert '\n  "a"' in text
 
 
+def test_json_with_lists_on_a_line_is_the_same_json(tmp_path: Path) -> None:
+    value = {"a": [{"b": [1, [2.5, None]], "ä": {}, "c": {"d": "x\n[1]"}}, []], "e": [], "f": [True, "}"], "g": None}
+    for one in (value, [1, 2], [], {}, "x", [{}]):
+        write_json(tmp_path / "x.json", one, lists_on_a_line=True)
+        assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == one
+    write_json(tmp_path / "x.json", {"a": [{"b": [1, [2.5, None]]}]}, lists_on_a_line=True)
+    assert (tmp_path / "x.json").read_text() == '{\n  "a": [\n    {\n      "b": [1, [2.5, null]]\n    }\n  ]\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"fvu": [math.nan]}, lists_on_a_line=True)
+
+
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_json_refuses_what_json_cannot_say(tmp_path: Path, number: float) -> None:
     write_json(tmp_path / "x.json", {"fvu": 0.5})
