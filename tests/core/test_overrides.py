@@ -45,6 +45,28 @@ def test_quotes_of_ones_own_stay(text: str, value: object) -> None:
     assert composed(text) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('["a","b, c"]', ["a", "b, c"]),
+        ("[ 'it''s' ]", "[ 'it''s' ]"),
+        (r"""['say "so"' , "a\"b"]""", ['say "so"', 'a"b']),
+        ("[a,b]", "[a,b]"),
+        ('["a"], ["b"]', '["a"], ["b"]'),
+        ("[]", "[]"),
+    ],
+)
+def test_where_lists_are_taken_a_list_of_texts_in_quotes_is_one(text: str, value: object) -> None:
+    (argument,) = with_quoted_texts([f"prompt={text}"], ["prompt"], lists=True)
+    assert command.plain(command.compose("steer", ["sae=run", argument]))["prompt"] == value
+    assert with_quoted_texts(["prompt=" + text], ["prompt"]) != ["prompt=" + text]
+
+
+def test_a_text_of_many_backslashes_takes_no_time() -> None:
+    text = '"' + "\\" * 200 + "x"  # a pattern that tries every way of pairing them never ends
+    assert composed(text) == text
+
+
 def test_other_settings_stay() -> None:
     arguments = ["n=5", "-m", "all=[a,b]", "prompts=a,b", "prompt", "+want=a,b"]
     assert with_quoted_texts(arguments, ["prompt", "want"]) == [*arguments[:-1], '+want="a,b"']
