@@ -52,11 +52,12 @@ _STANDING: ContextVar[tuple[tuple["FrozenLM", Rewrites], ...]] = ContextVar("sta
 @contextmanager
 def stand(lm: "FrozenLM", rewrites: Rewrites) -> Iterator[None]:
     """Let ``rewrites`` be part of every run of ``lm`` that this thread makes inside, after those that stand already."""
-    token = _STANDING.set((*_STANDING.get(), (lm, rewrites)))
+    own = lm, rewrites
+    _STANDING.set((*_STANDING.get(), own))
     try:
         yield
-    finally:
-        _STANDING.reset(token)
+    finally:  # whichever of several is left first
+        _STANDING.set(tuple(one for one in _STANDING.get() if one is not own))
 
 
 def standing(lm: "FrozenLM") -> list[Rewrites]:

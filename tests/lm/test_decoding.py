@@ -178,6 +178,17 @@ def test_edits_that_stand_are_part_of_every_run_and_of_none_after() -> None:
     assert torch.equal(lm.logits(TOKENS), clean.logits)
 
 
+def test_of_two_that_stand_either_may_be_left_first() -> None:
+    lm, _ = with_twin("llama")
+    clean, second = lm.logits(TOKENS), lm.logits(TOKENS, {LATER: lambda v: v + 1.0})
+    outer, inner = stand(lm, Adds(RESID)), stand(lm, Adds(LATER))
+    outer.__enter__(), inner.__enter__()
+    outer.__exit__(None, None, None)
+    assert torch.equal(lm.logits(TOKENS), second)
+    inner.__exit__(None, None, None)
+    assert torch.equal(lm.logits(TOKENS), clean)
+
+
 def test_of_nested_ones_the_inner_reads_a_run_with_the_outer_alone() -> None:
     lm, _ = with_twin("llama")
     outer, inner = Adds("blocks.0.hook_resid_post", 1.0), Adds(RESID, 2.0, reads=(LATER,))
