@@ -88,10 +88,10 @@ class Steering:
     def change(self, x: Float[Tensor, "n d_in"]) -> tuple[Float[Tensor, "n d_out"], Bool[Tensor, "n"]]:
         """Return (what to add to the written activation, or to put in its place; whether it is anything) of rows.
 
-        Float32; to be put in its place where the error is not kept.
+        Float32; to be put in its place where the error is not kept. Gradients pass where the run lets them.
         """
-        sae = self.reader.sae
-        with inference(sae):
+        sae, gradients = self.reader.sae, torch.is_grad_enabled()
+        with inference(sae), torch.set_grad_enabled(gradients):
             rows = x.to(sae.W_dec.device, torch.float32)
             out = None if self.keep_error else sae(rows)
             features = (sae.encode(rows) if out is None else out.features).sparse()
@@ -193,6 +193,8 @@ def _checked(positions: Positions) -> Where | tuple[int, ...]:
     for number in positions:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
             raise UserError(f"positions={list(positions)}: {number!r} is no token of a prompt; they count from 0")
+    if not len(positions):
+        raise UserError("positions=[]: nothing is steered; give numbers of the prompt's tokens, or all")
     return tuple(positions)
 
 

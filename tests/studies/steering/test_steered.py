@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sae_lightning.activations import MaskPolicy
 from sae_lightning.core import UserError
-from sae_lightning.studies.steering.edits import add, clamp
+from sae_lightning.studies.steering.edits import add, clamp, scale
 from sae_lightning.studies.steering.generate import generate
 from sae_lightning.studies.steering.sampling import Sampling
 from sae_lightning.studies.steering.steered import steered
@@ -37,6 +37,26 @@ def test_runs_logits_activations_and_texts_inside_are_steered(kind) -> None:
     assert torch.equal(lm.logits(TOKENS), clean)
     alone = generate(one.reader, prompt, Steering(one.reader, {3: clamp(4.0)}), sampling, n=2)
     assert [one.text for one in texts] == [one.text for one in alone]
+
+
+@pytest.mark.parametrize("keep_error", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_go_through_what_is_steered(kind, keep_error) -> None:
+    one = made(kind, masked=False)
+    lm, below = one.reader.lm, "blocks.0.hook_resid_pre"
+    clean = lm.activations(TOKENS, [below])[below]
+    step = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)) * 1e-3
+    edits = {3: clamp(4.0), 5: scale(2.0), 7: add(1.0)}
+
+    def said(x: Tensor, grad: bool = False) -> Tensor:
+        with steered(lm, one.reader.sae, edits, mask=one.reader.mask, keep_error=keep_error):
+            return lm.logits(TOKENS, {below: x}, grad=grad)[0, -1, 5]
+
+    x = clean.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(said(x, grad=True), x)
+    assert float((slope * step).sum()) == pytest.approx(
+        float(said(clean + step) - said(clean - step)) / 2, rel=0.02, abs=1e-5
+    )
 
 
 def test_sites_and_mask_come_from_the_sae_and_strengths_from_a_store(tmp_path) -> None:

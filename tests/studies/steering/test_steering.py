@@ -1,6 +1,8 @@
 """What is written, where, and that nothing else is, against hooks and arithmetic by hand, for every kind of SAE."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,14 +12,14 @@ from torch import Tensor
 from sae_lightning.core import Sites, UserError
 from sae_lightning.lm.standing import stand
 from sae_lightning.studies.steering.edits import FeatureEdit, add, clamp, scale
-from sae_lightning.studies.steering.generate import generate
+from sae_lightning.studies.steering.generate import Continuation, generate
 from sae_lightning.studies.steering.sampling import Sampling
 from sae_lightning.studies.steering.steering import Steering
 from tests.studies.steering.kinds import KINDS, READS_ABOVE, by_hand, made
 
 PROMPT = np.frombuffer(b"The river and the sea", dtype=np.uint8).astype(np.int64)
 EDITS: dict[int, FeatureEdit] = {3: clamp(2.5), 7: add(-1.5), 11: scale(-3), 12: scale(0)}
-SAMPLING = Sampling(max_tokens=14, seed=3)
+SAMPLING = Sampling(max_tokens=10, seed=3)
 
 
 def changed(f: Tensor) -> Tensor:
@@ -48,7 +50,7 @@ def where(positions: object, n: int, prompt: int) -> Tensor:
 def test_generated_text_is_steered_where_it_should_be_and_nowhere_else(kind, positions, cached) -> None:
     one = made(kind)
     steering = Steering(one.reader, EDITS, positions=positions)
-    sampling = Sampling(max_tokens=14, seed=3, cached=cached)
+    sampling = replace(SAMPLING, cached=cached)
     at_generated: list[Tensor] = []
     for sample in generate(one.reader, PROMPT, steering, sampling, n=6):
         text = torch.tensor([[one.reader.start, *PROMPT, *sample.token_ids]])
@@ -56,7 +58,7 @@ def test_generated_text_is_steered_where_it_should_be_and_nowhere_else(kind, pos
         logits, _, steered = by_hand(one, text, changed, chosen)
         begin = len(PROMPT)
         wanted = logits[0, begin:-1].double().log_softmax(-1).gather(-1, text[0, begin + 1 :, None])[:, 0]
-        assert len(sample.token_ids) == 14 or sample.ended
+        assert len(sample.token_ids) == 10 or sample.ended
         np.testing.assert_allclose(sample.logprobs, wanted.numpy(), rtol=1e-4, atol=1e-4)
         at_generated.append(steered[0, begin + 1 :].double())
     share = float(torch.cat(at_generated).mean())
@@ -85,13 +87,18 @@ def test_what_is_written_is_the_change_at_steered_tokens_and_the_clean_bits_at_o
     assert ((ran.seen[first] != clean[first]).any(-1) == steered).all()
 
 
+@cache
+def unsteered(dtype: torch.dtype, sampling: Sampling) -> list[Continuation]:
+    return generate(made("sae", dtype).reader, PROMPT, None, sampling, n=2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_steering_that_changes_nothing_changes_no_bit_of_text_or_logits(kind, cached, dtype) -> None:
     one = made(kind, dtype, feature_off=5)
-    sampling = Sampling(max_tokens=10, seed=1, cached=cached)
-    plain = generate(one.reader, PROMPT, None, sampling, n=2)
+    sampling = Sampling(max_tokens=6, seed=1, cached=cached)
+    plain = unsteered(dtype, sampling)  # by the same model, which every kind has
     tokens = torch.randint(0, 256, (3, 30), generator=torch.Generator().manual_seed(0))
     logits = one.reader.lm.logits(tokens)
     as_is: list[dict[int, FeatureEdit]] = [{}, {3: scale(1), 4: add(0.0)}, {5: clamp(0.0)}]
@@ -141,6 +148,7 @@ WRONG: list[tuple[Callable[..., Steering], str]] = [
     (lambda reader: Steering(reader, {3: clamp("10x")}), "give store"),
     (lambda reader: Steering(reader, {3: clamp(1)}, positions="somewhere"), "all, prompt, generated"),
     (lambda reader: Steering(reader, {3: clamp(1)}, positions=[-1]), "count from 0"),
+    (lambda reader: Steering(reader, {3: clamp(1)}, positions=[]), "nothing is steered"),
 ]
 
 
