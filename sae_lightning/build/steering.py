@@ -54,8 +54,6 @@ def steer(config: SteerConfig) -> dict[str, Any]:
             draws=config.draws,
             show_progress=config.progress,
         )
-        for prompt in prompts:
-            check_prompt(asked.reader, asked.reader.cut(prompt)[1], sampling)
         found = study.run(asked.reader, maxima)
         groups, dose, notes = found.groups, found.result.to_json(), []
     return {

@@ -116,8 +116,8 @@ MEANING = {
     "steered_fires": Meaning("share of the text's tokens on which the feature fires without steering"),
     "steered_words": Meaning("share of samples with a word of the concept"),
     "steered_word_rate": Meaning("words of the concept over all words of the text"),
-    "steered_perplexity": Meaning("exp(cross-entropy of the text under the unsteered model)", "lower"),
-    "steered_nats": Meaning("cross-entropy of the text under the unsteered model, nats a token", "lower"),
+    "steered_perplexity": Meaning("exp(cross-entropy of the tokens written under the unsteered model)", "lower"),
+    "steered_nats": Meaning("cross-entropy of the tokens written under the unsteered model, nats each", "lower"),
     "steered_repetition": Meaning("share of a text's 3-grams that stood in it before", "lower"),
     "steered_distinct": Meaning("distinct tokens over all tokens of a text"),
     # groundtruth

@@ -16,7 +16,7 @@ from sae_lightning.metrics.bootstrap import FEWEST
 from sae_lightning.store import Reader
 from sae_lightning.studies.progress import track
 from sae_lightning.studies.steering.edits import FeatureEdit, add, clamp, scale
-from sae_lightning.studies.steering.generate import Sampling, generate
+from sae_lightning.studies.steering.generate import Sampling, check_prompt, generate
 from sae_lightning.studies.steering.samples import Group, Sample, Variant, read_again
 from sae_lightning.studies.steering.scores import FIGURES, estimates, sums
 from sae_lightning.studies.steering.steering import Positions, Steering
@@ -51,7 +51,8 @@ class DoseResponse:
     - ``steered_activation``, ``steered_fires``: how strongly the text shows the feature in a reading without steering,
       as a share of its maximum. Partly what was pushed: the model was made to write what the SAE then finds.
     - ``steered_words``, ``steered_word_rate``: how often the text has the concept's words, which the SAE has no say in.
-    - ``steered_perplexity``, ``steered_nats``: how surprising the text is to the unsteered model.
+    - ``steered_perplexity``, ``steered_nats``: how surprising the text is to the unsteered model, in the tokens that it
+      was written in. Those of a broken text are often not the ones that its characters are cut into.
     - ``steered_repetition``, ``steered_distinct``: how much it says again.
 
     Names are ``FIGURE/FEATURE/VARIANT``. Intervals: a bootstrap over the samples of all prompts, the same draws for
@@ -70,7 +71,8 @@ class DoseResponse:
 
     Source: "Scaling Monosemanticity" (Templeton et al. 2024) clamps features to multiples of their maximum, -10 to 10.
 
-    Raises UserError: no strengths, one that is not a number, a prompt without tokens, a feature that never fires.
+    Raises UserError: no strengths, one that is not a number, a feature that never fires, a prompt without tokens or
+    room, positions outside one.
     """
 
     name: ClassVar[str] = "dose_response"
@@ -111,6 +113,8 @@ class DoseResponse:
             if not maximum > 0:
                 raise UserError(f"feature {feature}: never fires on the store, so it has no maximum; choose another")
         ids = [reader.cut(prompt)[1] for prompt in self.prompts]
+        for one in ids:
+            check_prompt(reader, one, self.sampling, Steering(reader, {}, positions=self.positions))
         # Without edits and yet the same way through the language model: a change of nothing changes no bit.
         plain = Steering(reader, {})
         plans: list[tuple[int | None, str, float | None, Steering]] = [(None, AS_IS, None, plain)]

@@ -193,6 +193,8 @@ def test_what_cannot_be_pushed(reader: Reader) -> None:
         study.run(reader, {8: 1.0})
     with pytest.raises(UserError, match="none is given"):
         study.run(reader, {})
+    with pytest.raises(UserError, match="beyond the prompt"):
+        DoseResponse((1,), prompts=("abcd", "ab"), positions=[3], show_progress=False).run(reader, {FEATURE: 1.0})
     with pytest.raises(UserError, match="no tokens"):
         DoseResponse((1,), prompts=("",), show_progress=False).run(reader, {FEATURE: 1.0})
 
