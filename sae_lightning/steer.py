@@ -1,6 +1,7 @@
 """Steer features: ``python -m sae_lightning.steer store=DIR prompt="I am a" clamp={1234:10x}`` and how texts go on."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sae_lightning import command
 from sae_lightning.config import SteerConfig, validate
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import check_writable, write_json
+from sae_lightning.core.overrides import with_quoted_texts
 
 logger = logging.getLogger("sae_lightning.steer")
 
@@ -31,13 +33,13 @@ def steer(config: SteerConfig) -> dict[str, Any]:
         check_writable(out)
     try:
         found = build.steer(config)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         if out is not None and not existed:
             out.rmdir()
         raise
     show_steering(found)
     if out is not None:
-        write_json(out / "steering.json", found)
+        write_json(out / "steering.json", found, lists_on_a_line=True)
         write_steering_page(out / "steering.html", found)
         for name in ("steering.json", "steering.html"):
             command.say(str(out / name))
@@ -53,6 +55,8 @@ def task(composed: DictConfig) -> None:
 
 def main() -> None:
     """Run the command."""
+    if not {"-m", "--multirun"} & set(sys.argv):
+        sys.argv[1:] = with_quoted_texts(sys.argv[1:], ["prompt"], lists=True)
     command.main("steer", task)
 
 

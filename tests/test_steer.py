@@ -2,15 +2,13 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-from sae_lightning import steer as entry
+from sae_lightning.build import steering as build
 from sae_lightning.sae import formats
 from sae_lightning.store import FeatureStore, open_reader, sae_sha256
 from sae_lightning.studies.autointerp.explanations import Explanation, Explanations
@@ -18,7 +16,7 @@ from sae_lightning.studies.steering.edits import clamp, scale
 from sae_lightning.studies.steering.generate import generate
 from sae_lightning.studies.steering.sampling import Sampling
 from sae_lightning.studies.steering.steering import Steering
-from tests.studied_run import run, train
+from tests.studied_run import run_here, train_here
 
 #: What must be shown as text: a tag, an escape of the terminal, and what turns text around.
 EVIL = "<img src=x onerror=alert(1)> \x1b[31m \u202e river"
@@ -28,8 +26,8 @@ SHORT = ("max_tokens=6", "n=2", "progress=false")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("steer")
-    train(folder)
-    run(folder, "index", "sae=run", "store=store", "tokens=4096")
+    train_here(folder)
+    assert run_here(folder, "index", "sae=run", "store=store", "tokens=4096")[0] == 0
     sae = formats.read(str(folder / "run"))
     said = {fires(folder): (Explanation(EVIL, "a model"),)}
     Explanations(sae_sha256(sae), said).save(folder / "explanations.json")
@@ -44,25 +42,9 @@ def fires(folder: Path) -> int:
 
 
 @pytest.fixture
-def steered(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def steered(folder: Path) -> Callable[..., tuple[int, str, str]]:
     """Return a function that runs the command in this process and returns (exit code, stdout, stderr)."""
-
-    def steered(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.chdir(folder)
-        monkeypatch.setattr(sys, "argv", ["steer", *arguments])
-        GlobalHydra.instance().clear()
-        capsys.readouterr()
-        code = 0
-        try:
-            entry.main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return steered
+    return lambda *arguments: run_here(folder, "steer", *arguments)
 
 
 def written(folder: Path, name: str) -> dict[str, Any]:
@@ -133,6 +115,39 @@ def test_without_out_nothing_is_written_and_a_prompt_is_shown_as_text(folder, st
     assert sorted(path for path in folder.iterdir() if path.name != "outputs") == before
 
 
+@pytest.mark.parametrize(
+    ("typed", "prompts"),
+    [
+        ("Well, [so] {x} \"y\" ${z}: 'q'", ["Well, [so] {x} \"y\" ${z}: 'q'"]),
+        ("1984", ["1984"]),
+        ('["I am a", "Well, yes"]', ["I am a", "Well, yes"]),
+    ],
+)
+def test_a_prompt_is_what_was_typed_and_several_are_a_list(typed, prompts, folder, steered) -> None:
+    code, _, err = steered(
+        "sae=run", f"prompt={typed}", "scale={3:1}", "out=typed", "max_tokens=1", "n=1", "progress=false"
+    )
+    assert code == 0, err
+    assert written(folder, "typed")["prompts"] == prompts
+
+
+def test_a_file_of_texts_has_no_line_for_each_number(folder, steered) -> None:
+    steered("sae=run", "prompt=river", "scale={3:1}", "out=file", *SHORT)
+    lines = (folder / "file" / "steering.json").read_text().splitlines()
+    assert sum(line.strip().startswith('"nats": [') and line.endswith("],") for line in lines) == 4
+    assert not any(re.fullmatch(r"\s*-?[\d.]+,?", line) for line in lines)
+
+
+def test_what_interrupts_it_leaves_no_folder(folder, steered, monkeypatch) -> None:
+    def interrupted(config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "steer", interrupted)
+    code, _, err = steered("sae=run", "prompt=river", "scale={3:1}", "out=never")
+    assert (code, err.splitlines()[-1]) == (130, "interrupted")
+    assert not (folder / "never").exists()
+
+
 def test_a_dose_response_is_a_table_and_a_page(folder, steered) -> None:
     feature = fires(folder)
     code, out, err = steered(
@@ -156,6 +171,7 @@ def test_a_dose_response_is_a_table_and_a_page(folder, steered) -> None:
         (["sae=run", "prompt=river", "clamp={-1:1}"], "feature -1"),
         (["sae=run", "prompt=river", "clamp={x:1}"], "clamp"),
         (["sae=run", "prompt=river", "clamp=3"], "clamp"),
+        (["sae=run", "prompt=river", "clamp={3:true}"], "clamp.3=True"),
         (["sae=run", "prompt=river", "clamp={3:nan}"], "feature 3, clamp strength nan: must be a finite number"),
         (["sae=run", "prompt=river", "add={3:-inf}"], "feature 3, add strength -inf: must be a finite number"),
         (["sae=run", "prompt=river", "scale={3:much}"], "strength 'much'"),
@@ -175,6 +191,12 @@ def test_a_dose_response_is_a_table_and_a_page(folder, steered) -> None:
         (["sae=run", "prompt=river", "clamp={3:1}", "positions=first"], "all, prompt, generated"),
         (["sae=run", "prompt=river", "clamp={3:1}", "positions=[5]", "max_tokens=6"], "beyond the prompt"),
         (["sae=run", "prompt=river", "clamp={3:1}", "positions=[-1]"], "count from 0"),
+        (["sae=run", "prompt=river", "clamp={3:1}", "positions=[]"], "positions=[]"),
+        (["sae=run", "prompt=river", "clamp={3:1}", "positions=[true]"], "positions"),
+        (
+            ["store=store", "dose=[1]", "features=[3]", "prompt=river", "positions=[9]", "max_tokens=6"],
+            "beyond the prompt",
+        ),
         (["sae=run", "prompt=river", "clamp={3:1}", "clmap={3:1}"], "clmap: unknown key; did you mean 'clamp'"),
         (["sae=run", "prompt=river", "clamp={3:1}", "out=prompts.txt"], "is a file"),
         (["sae=run", "prompt=river", "clamp={3:1}", "features=[3]"], "goes with dose"),
@@ -209,7 +231,7 @@ def test_a_strength_beyond_ten_times_the_maximum_is_said_and_let_pass(folder, st
 @pytest.mark.parametrize("sites", ["transcoder", "crosscoder", "diff"])
 def test_transcoders_and_crosscoders_are_steered_and_sae_of_two_models_refused(sites, folder, steered) -> None:
     more = {"crosscoder": ["sites.layers=[0,1]"], "diff": ["sites.tuned.name=tiny"]}.get(sites, [])
-    train(folder, sites, f"sites={sites}", *more)
+    train_here(folder, sites, f"sites={sites}", *more)
     as_is = ("scale={3:1}", "reconstruct=true", f"out=of_{sites}", *SHORT)
     code, _, err = steered(f"sae={sites}", "prompt=the river", *as_is)
     if sites == "diff":

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AllowInfNan, BeforeValidator, model_validator
+from pydantic import AllowInfNan, BeforeValidator, Strict, model_validator
 
 from sae_lightning.config.asking import AsksSAE
 from sae_lightning.config.search import Path, Texts
@@ -16,7 +16,7 @@ def _as_list(value: Any) -> Any:
 
 
 # A strength: a number, or a factor of the feature's maximum, 10x. What it may be is for the edit to say.
-Strengths = dict[int, Annotated[float, AllowInfNan(True)] | str]
+Strengths = dict[int, Annotated[float, Strict(), AllowInfNan(True)] | str]
 Feature = Annotated[int, BeforeValidator(whole), Ge(0)]
 Finite = Annotated[float, AllowInfNan(False)]
 Words = Annotated[list[Annotated[str, MinLen(1)]], BeforeValidator(_as_list)]
@@ -42,7 +42,7 @@ class SteerConfig(AsksSAE):
     add: Strengths | None = None
     scale: Strengths | None = None
     keep_error: bool = True
-    positions: str | list[int] = "all"
+    positions: str | list[Annotated[int, BeforeValidator(whole)]] = "all"
     reconstruct: bool = False
     n: Count = 3
     max_tokens: Count = 60
