@@ -12,6 +12,7 @@ import torch
 from sae_lightning.activations import Harvester
 from sae_lightning.build.corpus import mask_of, open_corpus
 from sae_lightning.build.device import pick_device
+from sae_lightning.build.names import sae_name
 from sae_lightning.build.origin import origin_of
 from sae_lightning.build.stored import Stored, open_stored
 from sae_lightning.build.text import split_windows
@@ -111,5 +112,4 @@ def _of_sae(config: AsksSAE, path: str, device: str) -> Asked:
         return Subject(sae, reader.lm, harvester, range(n_windows))
 
     place = Path(path).expanduser().resolve()
-    name = next(part for part in reversed(place.parts) if part != "export")
-    return Asked(name, place, sae_sha256(sae), reader, None, opened.identity, corpus)
+    return Asked(sae_name(path), place, sae_sha256(sae), reader, None, opened.identity, corpus)

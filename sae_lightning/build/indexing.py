@@ -14,6 +14,7 @@ from sae_lightning.build.corpus import OpenCorpus, mask_of, open_corpus
 from sae_lightning.build.device import pick_device
 from sae_lightning.build.instantiate import make
 from sae_lightning.build.lm_check import differences
+from sae_lightning.build.names import sae_name
 from sae_lightning.build.origin import Origin, origin_of
 from sae_lightning.build.recipe import text_identity
 from sae_lightning.build.subject import describe_sae, source_name
@@ -67,7 +68,7 @@ def build_plan(config: IndexConfig) -> Plan:
     sha256 = sae_sha256(sae)
     facts = {
         "sae": {
-            "name": _sae_name(config.sae),
+            "name": sae_name(config.sae),
             "path": str(Path(config.sae).expanduser().resolve()),
             "sha256": sha256,
             **describe_sae(sae),
@@ -161,9 +162,3 @@ def _load_arguments(lm: LMConfig, seed: int) -> dict[str, Any]:
     name = absolute_model(lm.name)
     spread = {} if lm.device_map is None else {"device_map": lm.device_map}
     return {"name": name, "dtype": lm.dtype, "revision": lm.revision, "seed": seed, **spread, **lm.options}
-
-
-def _sae_name(path: str) -> str:
-    """Return the last part of an SAE's path that is not ``export``."""
-    parts = [part for part in Path(path).expanduser().resolve().parts if part != "export"]
-    return parts[-1]

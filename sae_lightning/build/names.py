@@ -25,6 +25,11 @@ def run_name(config: RunConfig) -> str:
     return re.sub(r"[^A-Za-z0-9._=-]+", "-", name)
 
 
+def sae_name(path: str) -> str:
+    """Return what an SAE is called: the last part of its path that is not ``export``."""
+    return next(part for part in reversed(Path(path).expanduser().resolve().parts) if part != "export")
+
+
 def site_name(config: RunConfig) -> str:
     """Return which sites a run reads in short: resid9, resid8-9-10, mlp_in4-to-mlp_out4, resid9-and-TUNED."""
     sites = config.sites

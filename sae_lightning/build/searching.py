@@ -9,6 +9,7 @@ from typing import Any
 from sae_lightning.build.asking import Asked, open_asked
 from sae_lightning.build.device import pick_device
 from sae_lightning.build.evaluation import short_names
+from sae_lightning.build.names import sae_name
 from sae_lightning.build.prompt_files import read_prompts_file
 from sae_lightning.config import SearchConfig
 from sae_lightning.config.search import WAYS
@@ -110,8 +111,7 @@ class _Opened:
 
     def __init__(self, config: SearchConfig, path: str) -> None:
         self.sae: SparseAutoencoder = formats.read(path).to(pick_device(config.device)).eval()
-        place = Path(path).expanduser().resolve()
-        self.name = next(part for part in reversed(place.parts) if part != "export")
+        self.name = sae_name(path)
         self.sae_sha256 = sae_sha256(self.sae)
 
 
