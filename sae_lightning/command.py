@@ -8,7 +8,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,10 +36,8 @@ def conf_dir() -> Path:
     raise UserError(f"conf/: no configuration beside {package}; reinstall sae_lightning")
 
 
-def main(config_name: str, task: Callable[[DictConfig], Any], optional: Sequence[str] = ()) -> None:
+def main(config_name: str, task: Callable[[DictConfig], Any]) -> None:
     """Run ``task`` with the composed config of ``config_name`` as a command.
-
-    optional: groups that GROUP=null leaves out, which hydra writes ~GROUP.
 
     Mistakes of the user (an unknown key, a bad value, a missing file) end with one line on stderr and exit code 2;
     only our own faults show a traceback.
@@ -47,8 +45,6 @@ def main(config_name: str, task: Callable[[DictConfig], Any], optional: Sequence
     # Hydra's parser takes overrides on one side of a flag only; people write --multirun anywhere.
     flags = [a for a in sys.argv[1:] if a in ("-m", "--multirun")]
     sys.argv[1:] = [*flags[:1], *(a for a in sys.argv[1:] if a not in flags)]
-    without = {f"{group}=null": f"~{group}" for group in optional}
-    sys.argv[1:] = [without.get(a, a) for a in sys.argv[1:]]
     if flags:
         check_grid(sys.argv[2:])
     os.environ["HYDRA_FULL_ERROR"] = "1"  # hydra then raises what went wrong instead of printing it and exiting with 1

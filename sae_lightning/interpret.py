@@ -62,7 +62,7 @@ def task(composed: DictConfig) -> None:
 
 def main() -> None:
     """Run the command."""
-    command.main("interpret", task, optional=("client",))
+    command.main("interpret", task)
 
 
 if __name__ == "__main__":

@@ -269,7 +269,7 @@ def test_more_units_ask_only_what_is_new(command: Command, folder: Path, tmp_pat
         assert len(server.bodies) - asked < asked
 
 
-N2G = ["explainer=n2g", "client=null"]
+N2G = ["explainer=n2g", "client=none"]
 ASK = ["client=openai", "client.model=m"]
 BAD: dict[str, tuple[list[str], list[str]]] = {
     "no store": ([], ["store: is needed"]),
@@ -282,15 +282,16 @@ BAD: dict[str, tuple[list[str], list[str]]] = {
     "too many": (["store={store}", "n_features=65", "n_neurons=0", *N2G], ["n_features=65", "min_firings"]),
     "unknown scorer": (["store={store}", "scorer=[guessing]"], ["scorer=guessing", "detection, fuzzing"]),
     "unknown explainer": (["store={store}", "explainer=oracle"], ["explainer=oracle", "chat"]),
-    "unknown client": (["store={store}", "client=telepathy"], ["client=telepathy", "local", "openai"]),
+    "unknown client": (["store={store}", "client=telepathy"], ["client=telepathy", "local", "none", "openai"]),
+    "null for a client": (["store={store}", "explainer=n2g", "client=null"], ["client=null", "one of its options"]),
     "unknown setting": (["store={store}", "scorer.detection.per_levle=3"], ["did you mean", "per_level"]),
     "bad setting": (["store={store}", "scorer.rubric.per_level=0"], ["scorer.rubric.per_level"]),
     "strange temperature": (["store={store}", "explainer.temperature=nan"], ["explainer.temperature"]),
     "record": (["store={store}", "record.context=2"], ["record.context"]),
-    "nobody to ask": (["store={store}", "client=null"], ["client=null", "set client=local or client=openai"]),
+    "nobody to ask": (["store={store}", "client=none"], ["client=none", "set client=local or client=openai"]),
     "scorer without a client": (
         ["store={store}", *N2G, "scorer=[rubric]"],
-        ["client=null", "rubric"],
+        ["client=none", "rubric"],
     ),
     "neurons": (["store={store}", "neurons=blocks.0.mlp.hook_post", *N2G], ["write {{layer}}"]),
     "no such neurons": (

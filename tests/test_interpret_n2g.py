@@ -7,7 +7,7 @@ import pytest
 
 from tests.studied_run import run, train
 
-QUICK = ["explainer=n2g", "client=null", "n_features=4", "n_neurons=3", "min_firings=20", "tokens=4096", "draws=100"]
+QUICK = ["explainer=n2g", "client=none", "n_features=4", "n_neurons=3", "min_firings=20", "tokens=4096", "draws=100"]
 
 
 @pytest.fixture(scope="module")

@@ -55,7 +55,7 @@ def check_parts(config: InterpretConfig, asked: frozenset[str] = frozenset()) ->
     if config.client is not None:
         check_node(config.client, "client", {"show_progress"})
     elif _needs_client(config.explainer, "explainer"):
-        raise UserError("client=null: this explainer asks a language model; set client=local or client=openai")
+        raise UserError("client=none: this explainer asks a language model; set client=local or client=openai")
     names = []
     for name, node in config.scorer.items():
         if not node:
@@ -63,8 +63,8 @@ def check_parts(config: InterpretConfig, asked: frozenset[str] = frozenset()) ->
         check_node(node, f"scorer.{name}", GIVEN)
         if config.client is None and _needs_client(node, f"scorer.{name}"):
             if name in asked:
-                raise UserError(f"client=null: scorer {name} asks a language model; set client=local or client=openai")
-            logger.info("scorer %s: left out: it asks a language model, and client=null", name)
+                raise UserError(f"client=none: scorer {name} asks a language model; set client=local or client=openai")
+            logger.info("scorer %s: left out: it asks a language model, and client=none", name)
             continue
         names.append(name)
     return tuple(names)
