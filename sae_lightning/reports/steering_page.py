@@ -146,7 +146,8 @@ _ABOUT = (
     "Points with 95 % intervals of a bootstrap over samples (of the share of samples: exact); <i>as is</i>: the same "
     "samples without a push. The activation is read off the finished text without steering: it measures in part what "
     "was pushed. The words of the concept and the perplexity owe nothing to the SAE. Texts that break show it in "
-    "perplexity, and loops in repetition, which a model likes: a loop has a low perplexity."
+    "perplexity, which is of the tokens that were written, and loops in repetition, which a model likes: a loop has a "
+    "low perplexity."
 )
 
 
