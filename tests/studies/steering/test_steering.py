@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sae_lightning.core import Sites, UserError
+from sae_lightning.lm.decoding import Decoder
 from sae_lightning.lm.standing import stand
 from sae_lightning.studies.steering.edits import FeatureEdit, add, clamp, scale
 from sae_lightning.studies.steering.generate import Continuation, generate
@@ -163,3 +164,15 @@ def test_sites_of_two_models_are_refused_in_one_line() -> None:
     sites = Sites(("base/blocks.1.hook_resid_post",), ("tuned/blocks.1.hook_resid_post",))
     with pytest.raises(UserError, match="two language models"):
         Steering(type(reader)(reader.lm, reader.sae, sites, None, 40, 4), {3: clamp(1)})
+
+
+def test_numbers_beyond_the_prompt_are_no_generated_tokens() -> None:
+    one = made("sae", masked=False)
+    tokens = torch.randint(0, 256, (1, 10), generator=torch.Generator().manual_seed(0))
+    found = []
+    for positions in ([2], [2, 7]):
+        with stand(one.reader.lm, Steering(one.reader, EDITS, positions=positions)):
+            decoder = Decoder(one.reader.lm)
+            found.append([decoder.feed(part).logits for part in tokens.split(5, dim=1)])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
