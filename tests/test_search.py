@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(folder / "vector.npy", sae.W_dec.detach().numpy()[7])
     np.save(folder / "wide.npy", np.ones(99))
     np.save(folder / "nan.npy", np.full(sae.d_out, np.nan))
-    (folder / "river.txt").write_text("the river\na stone river\n\n  \ntree river\n")
+    (folder / "river.txt").write_text("\ufeffthe river\na stone river\n\n  \ntree river\n")
     (folder / "stone.jsonl").write_text('{"text": "the stone"}\n"window"\n')
     (folder / "empty.txt").write_text("\n \n")
     (folder / "bad.jsonl").write_text('{"title": "no text"}\n')
@@ -76,7 +76,7 @@ def found_in(folder: Path, out: str) -> tuple[dict, list[dict]]:
 WAYS = {
     "prompt": ["prompt=the river"],
     "last": ["prompt=1984", "token=mean"],
-    "all": ["all=[the river,a river]", "none=stone"],
+    "all": ["all=[the river,a river,the river]", "none=stone"],
     "files": ["all_file=river.txt", "none_file=stone.jsonl", "threshold=0.1"],
     "near": ["near=5"],
     "vector": ["near=vector.npy"],
@@ -113,6 +113,8 @@ def test_every_way_writes_a_table_json_and_a_page(way: str, folder: Path, search
     if way == "files":
         assert found["asked"]["all"] == ["the river", "a stone river", "tree river"]
         assert found["asked"]["none"] == ["the stone", "window"]
+    if way == "all":
+        assert found["asked"]["all"] == ["the river", "a river"]
     if way in ("attribute", "influence"):
         assert "sign_agreement" in out
         assert "sign_agreement" in page

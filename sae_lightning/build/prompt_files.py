@@ -15,7 +15,7 @@ def read_prompts_file(path: str, name: str) -> list[str]:
     if place.suffix == ".json":
         raise UserError(f"{name}={path}: is JSON, not one prompt a line; write a text file or jsonl")
     try:
-        lines = place.read_text(encoding="utf-8").split("\n")
+        lines = place.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UserError(f"{name}={path}: cannot be read ({error.strerror}); give a text file or jsonl") from None
     except UnicodeDecodeError as error:

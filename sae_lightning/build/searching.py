@@ -101,7 +101,8 @@ def search(config: SearchConfig) -> dict[str, Any]:
 
 def _prompts(config: SearchConfig, name: str) -> list[str]:
     path = getattr(config, f"{name}_file")
-    return (getattr(config, name) or []) if path is None else read_prompts_file(path, f"{name}_file")
+    given = getattr(config, name) or []
+    return list(dict.fromkeys(given)) if path is None else read_prompts_file(path, f"{name}_file")
 
 
 class _Opened:
