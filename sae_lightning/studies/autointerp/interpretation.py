@@ -76,7 +76,8 @@ def interpret(
     own: dict[str, list[Scores | None]] = {}
     others: dict[str, list[Scores | None]] = {}
     for scorer in scorers:
-        own[scorer.name], others[scorer.name] = scorer.score(kept, explanations), scorer.score(kept, dealt)
+        own[scorer.name] = scorer.score(kept, explanations)
+        others[scorer.name] = scorer.score(kept, dealt, explanations)
     units = tuple(
         Interpreted(
             record,

@@ -54,10 +54,16 @@ class Explainer(Protocol):
 class Scorer(Protocol):
     """Says how well explanations hold on the held and silent stretches of records; None where there is none.
 
-    name: for reports, and the beginning of its scores' names there.
+    name: for reports, and the beginning of its scores' names there. own: the records' own explanations where others
+    are dealt out to them; None: ``explanations`` are.
     """
 
     @property
     def name(self) -> str: ...
 
-    def score(self, records: Sequence[Record], explanations: Sequence[Explanation | None]) -> list[Scores | None]: ...
+    def score(
+        self,
+        records: Sequence[Record],
+        explanations: Sequence[Explanation | None],
+        own: Sequence[Explanation | None] | None = None,
+    ) -> list[Scores | None]: ...

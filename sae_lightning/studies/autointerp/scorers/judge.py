@@ -49,7 +49,12 @@ class ChatScorer(ABC):
     def values(self, trials: Sequence[Trial]) -> dict[str, float]:
         """Return the scores of one unit; NaN where the answers say none."""
 
-    def score(self, records: Sequence[Record], explanations: Sequence[Explanation | None]) -> list[Scores | None]:
+    def score(
+        self,
+        records: Sequence[Record],
+        explanations: Sequence[Explanation | None],
+        own: Sequence[Explanation | None] | None = None,
+    ) -> list[Scores | None]:
         asked = [
             (number, question, self._request(said.text, question))
             for number, (record, said) in enumerate(zip(records, explanations, strict=True))

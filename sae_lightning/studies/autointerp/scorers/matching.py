@@ -25,8 +25,9 @@ class MatchingScorer(DetectionScorer):
     Asked about the stretches of detection, and every time with the same strangers, drawn from the other explanations
     that are scored. Right is to choose the explanation where the unit is active and another one where it is not;
     ``auc`` compares the probability of the explanation over a unit's stretches, so what a judge thinks likely
-    whatever the text cancels out. A small model that can't say yes or no can still do this (experiments/judge). With
-    fewer than two different explanations there are no scores.
+    whatever the text cancels out. Of a unit that is given another's explanation the own is no stranger: beside it no
+    other would be chosen, and the baseline would lie below chance. A small model that can't say yes or no can still do
+    this (experiments/judge). Without another explanation to choose there are no scores.
 
     strangers: how many. per_level: held stretches of each level that are asked about; null: all. seed: of the draw.
     """
@@ -45,11 +46,16 @@ class MatchingScorer(DetectionScorer):
         super().__init__(client, per_level, seed)
         self.strangers = strangers
 
-    def score(self, records: Sequence[Record], explanations: Sequence[Explanation | None]) -> list[Scores | None]:
-        texts = [None if said is None else one_line(said.text, _LONGEST) for said in explanations]
+    def score(
+        self,
+        records: Sequence[Record],
+        explanations: Sequence[Explanation | None],
+        own: Sequence[Explanation | None] | None = None,
+    ) -> list[Scores | None]:
+        texts = _lines(explanations)
         asked: list[tuple[int, Question, Request]] = []
-        for number, (record, own) in enumerate(zip(records, texts, strict=True)):
-            choices = None if own is None else self._choices(record, own, texts)
+        for number, (record, text, true) in enumerate(zip(records, texts, _lines(own or explanations), strict=True)):
+            choices = None if text is None else self._choices(record, text, true, texts)
             for question in self.questions(record) if choices is not None else ():
                 messages = match_messages(choices or (), question.shown)
                 asked.append((number, question, Request(messages, _MAX_TOKENS, choices or (), seed=self.seed)))
@@ -62,16 +68,23 @@ class MatchingScorer(DetectionScorer):
             for number in range(len(records))
         ]
 
-    def _choices(self, record: Record, own: str, texts: Sequence[str | None]) -> tuple[str, ...] | None:
-        """Return a unit's explanation among strangers', in an order that says nothing; None where there is no other."""
+    def _choices(
+        self, record: Record, said: str, true: str | None, texts: Sequence[str | None]
+    ) -> tuple[str, ...] | None:
+        """Return an explanation among strangers', in an order that says nothing; None where there is no other."""
         others = {text.casefold(): text for text in texts if text}
-        others.pop(own.casefold(), None)
-        if not own or not others:
+        for mine in (said, true or ""):
+            others.pop(mine.casefold(), None)
+        if not said or not others:
             return None
         names = sorted(others)
         rng = np.random.default_rng(derive_seed(self.seed, "autointerp", "matching", str(record.unit)))
         drawn = rng.choice(len(names), min(self.strangers, len(names)), replace=False)
-        return tuple(sorted((own, *(others[names[place]] for place in drawn))))
+        return tuple(sorted((said, *(others[names[place]] for place in drawn))))
+
+
+def _lines(explanations: Sequence[Explanation | None]) -> list[str | None]:
+    return [None if said is None else one_line(said.text, _LONGEST) for said in explanations]
 
 
 def _matched(question: Question, own: str | None, answer: Answer) -> Trial:

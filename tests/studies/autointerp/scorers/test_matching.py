@@ -36,6 +36,18 @@ def test_a_judge_that_knows_chooses_the_unit_s_own_and_never_a_shuffled_one():
         assert not any(trial.said for trial in scores.trials if trial.truth)
 
 
+def test_of_a_shuffled_explanation_the_unit_s_own_is_no_stranger():
+    client = Scripted(knows, lambda request: {one: float(one == knows(request)) for one in request.choices})
+    for word, other, scores in zip(
+        WORDS, OTHERS, MatchingScorer(client, strangers=5).score(RECORDS, OTHERS, OWN), strict=True
+    ):
+        mine = [request.choices for request in client.asked[:50]]
+        del client.asked[:50]
+        assert all(word not in choices and other.text in choices and len(choices) == 5 for choices in mine)
+        assert scores is not None
+        assert scores.values["auc"] == scores.values["balanced_accuracy"] == 0.5  # neither text says anything of it
+
+
 def test_every_stretch_of_a_unit_is_offered_the_same_and_the_seed_says_what():
     def offered(seed: int) -> list[set[tuple[str, ...]]]:
         client, seen = Scripted(knows), {}
