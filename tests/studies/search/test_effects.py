@@ -211,7 +211,7 @@ def test_mistakes_are_one_line() -> None:
             InfluenceSearch("a", "b", strength)
     for study, match in (
         (AttributionSearch(PROMPT, "x", "x"), "the target itself"),
-        (AttributionSearch("a" * 70, "x"), "reads 63"),
+        (AttributionSearch("a" * 64, "x"), "reads 63"),
         (AttributionSearch("!!", "x"), "leaves none of its tokens"),
         (AttributionSearch("", "x"), "no tokens"),
     ):
