@@ -170,6 +170,7 @@ def test_long_prompts_are_read_in_several_windows_and_many_beside_each_other(sub
     assert reader is not None
     rng = np.random.default_rng(3)
     texts = [word(rng, length) for length in (2, 100, 31, 32, 7)]
+    assert reader.windows(np.arange(100)).tokens.shape == (4, 32)  # as long as the corpus', their start included
     for text, read in zip(texts, read_prompts(reader, texts, show=False), strict=True):
         alone = reader.over(text)
         assert "".join(read.pieces) == text
