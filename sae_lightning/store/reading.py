@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,14 @@ class Reader:
             parts.append(self.encode(x[keep]))
         return np.concatenate(kept), Features.join(parts)
 
+    @cached_property
+    def _cutter(self) -> Cutter:
+        # Copies the tokenizer, which takes longer than to cut a text.
+        return Cutter(self.lm.tokenizer)
+
     def cut(self, text: str) -> tuple[list[str], NDArray[np.int64]]:
         """Return (exact source characters, id) of each token of a text. Raises UserError for one without tokens."""
-        cutter, text = Cutter(self.lm.tokenizer), sound(text)
+        cutter, text = self._cutter, sound(text)
         found = cutter.ids_and_ends(text)
         if found is None:
             ids = np.asarray(self.lm.tokenizer(text, add_special_tokens=False)["input_ids"], np.int64)
