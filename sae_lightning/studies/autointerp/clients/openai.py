@@ -4,6 +4,7 @@ import json
 import queue
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
@@ -17,6 +18,7 @@ from sae_lightning.studies.autointerp.clients.posting import Posting, Settings
 from sae_lightning.studies.autointerp.clients.tally import Tally
 
 _OWN_KEYS = ("model", "messages", "stream", "n")
+_LIMIT_KEYS = ("max_tokens", "max_completion_tokens")
 
 
 class OpenAIClient:
@@ -27,9 +29,11 @@ class OpenAIClient:
     timeout: seconds a request may take in all. retries: of a request that failed for a reason that may pass (429, 5xx,
     a timeout, a broken connection, an answer that is none), after rests that double from ``first_rest`` seconds or
     last as long as the endpoint asks. requests_per_minute: null for as many as come back. parallel: on their way at
-    once. price_in, price_out: per million tokens. max_cost: of what is asked from now on; it is not passed.
+    once. price_in, price_out: per million tokens. max_cost: of what is asked from now on; it is not passed by what the
+    endpoint counts, prompts on their way taken at four bytes a token.
     limit_key: what the endpoint calls the token limit. logprobs: ask for probabilities of choices, too.
-    options: more of the request's JSON, such as {top_p: 0.9} or {temperature: null}, which leaves that key out.
+    options: more of the request's JSON, such as {top_p: 0.9} or {temperature: null}, which leaves that key out. A model
+    that thinks aloud needs a limit of its own there, {max_tokens: 2000}: questions with choices leave room for a word.
 
     Raises UserError: addresses, keys and prices that ``Endpoint`` and ``Budget`` refuse; options of the client's own.
     """
@@ -106,7 +110,8 @@ class OpenAIClient:
             return
         arriving: queue.SimpleQueue[tuple[int, Answer] | BaseException | None] = queue.SimpleQueue()
         self._tally.requests += len(requests)
-        posting = Posting(self._endpoint, self._settings, self._budget, self._tally, requests, arriving.put)
+        sent = [self._as_sent(request) for request in requests]
+        posting = Posting(self._endpoint, self._settings, self._budget, self._tally, sent, arriving.put)
         start = time.monotonic()
         posting.start()
         try:
@@ -120,6 +125,11 @@ class OpenAIClient:
         finally:
             posting.stop()
             self._tally.seconds += time.monotonic() - start
+
+    def _as_sent(self, request: Request) -> Request:
+        """Return the request with the token limit of ``options``, where they have one."""
+        limits = [limit for key in _LIMIT_KEYS if type(limit := self._settings.options.get(key)) is int]
+        return replace(request, max_tokens=max(limits)) if limits else request
 
     def _note(self) -> str:
         usage = self.usage

@@ -197,15 +197,16 @@ class Posting:
                 self._refuse(response.status_code, data or b"", response.headers.get("Retry-After"))
             if data is None:
                 raise _FaultError("malformed", passes=True)
-            reply = read_reply(self._endpoint.without_key(data.decode("utf-8", "replace")).encode(), request)
+            reply = read_reply(data.decode("utf-8", "replace").encode(), request)
+            prompt, completion = reply.prompt_tokens or 0, reply.completion_tokens or 0
             if reply.problem == "malformed":
                 raise _FaultError("malformed", passes=True)
-            prompt, completion = reply.prompt_tokens or 0, reply.completion_tokens or 0
             if reply.prompt_tokens is None or reply.completion_tokens is None:
                 self._tally.estimated += 1
                 prompt = sum(tokens_in(content) for _, content in request.messages)
                 completion = tokens_in(reply.text or "")
-            return Answer(reply.text, reply.problem, prompt, completion, reply.probabilities)
+            text = None if reply.text is None else self._endpoint.without_key(reply.text)
+            return Answer(text, reply.problem, prompt, completion, reply.probabilities)
         except (TimeoutError, httpx2.TimeoutException) as error:
             if isinstance(error, httpx2.ConnectTimeout):
                 self._unreachable("no connection in time")
