@@ -127,6 +127,21 @@ def test_a_text_that_is_spread_goes_on_in_every_row_for_itself(cached) -> None:
     torch.testing.assert_close(again, lm.logits(TOKENS[:1, :20], {RESID: halved})[:, 10:], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_was_written_in_a_text_that_is_spread_stays_written_in_every_row(cached) -> None:
+    lm, _ = with_twin("llama")
+    prompt = Decoder(lm, cached=cached)
+    prompt.feed(TOKENS[:1, :10], {RESID: OTHER[:1, :10]})
+    prompt.spread(2).feed(TOKENS[:2, 10:20], {RESID: OTHER[:2, 10:20]})  # which is nothing to the next
+    rows = prompt.spread(3).feed(TOKENS[:, 10:20]).logits
+
+    def begun(value: Tensor) -> Tensor:
+        return torch.cat([OTHER[:1, :10].expand(3, -1, -1), value[:, 10:]], dim=1)
+
+    text = torch.cat([TOKENS[:1, :10].expand(3, -1), TOKENS[:, 10:20]], dim=1)
+    torch.testing.assert_close(rows, lm.logits(text, {RESID: begun})[:, 10:], rtol=1e-4, atol=1e-4)
+
+
 def test_texts_beyond_the_context_and_two_models_at_once_are_one_line() -> None:
     lm, _ = with_twin("llama")
     decoder = Decoder(lm)

@@ -148,3 +148,14 @@ def test_what_cannot_be_generated_is_one_line() -> None:
     ):
         with pytest.raises(UserError):
             Sampling(**settings)
+
+
+def test_the_tokenizers_own_end_ends_a_text_as_the_separator_does(monkeypatch) -> None:
+    reader = made("sae").reader
+    (plain,) = generate(reader, PROMPT, None, Sampling(max_tokens=12, seed=1))
+    end = int(plain.token_ids[5])
+    assert end != reader.lm.separator_id
+    monkeypatch.setattr(type(reader.lm.tokenizer), "eos_token_id", end, raising=False)
+    (found,) = generate(reader, PROMPT, None, Sampling(max_tokens=12, seed=1))
+    assert found.ended
+    assert np.array_equal(found.token_ids, plain.token_ids[: plain.token_ids.tolist().index(end)])
