@@ -40,16 +40,17 @@ def colour(i: int) -> str:
     return f"var(--c{i % 8})"
 
 
-def whiskers(marks: Sequence[Mark], label: str) -> str:
-    """Draw each mark as a dot on its 95 % interval, all on one scale that spans what is drawn and no more."""
+def whiskers(marks: Sequence[Mark], label: str, scale: tuple[float, float] | None = None) -> str:
+    """Draw each mark as a dot on its 95 % interval, all on one scale: ``scale``, or what spans them and no more."""
     ends = [v for m in marks for v in (m.figure.low, m.figure.value, m.figure.high) if v is not None]
     if not ends:
         return ""
-    low, high = min(ends), max(ends)
+    low, high = scale or (min(ends), max(ends))
     nothing = low == high == 0
     pad = 0.08 * (high - low) or 0.01 * abs(high) or 1.0
-    # What is never below 0 gets no scale that goes there.
-    low, high = low - pad if low < 0 or nothing else max(0.0, low - pad), high + pad
+    if scale is None:
+        # What is never below 0 gets no scale that goes there.
+        low, high = low - pad if low < 0 or nothing else max(0.0, low - pad), high + pad
 
     def place(value: float) -> str:
         return f"{100 * (value - low) / (high - low):.2f}%"
@@ -73,8 +74,8 @@ def whiskers(marks: Sequence[Mark], label: str) -> str:
             )
         rows.append(_row(mark, shapes, label, 16, word=len(marks) > 1))
     # Zeros alone have no scale: any would be made up.
-    scale = "" if nothing else f"<span class=scale><span>{short(low)}</span><span>{short(high)}</span></span>"
-    return f"<div class=plot>{''.join(rows)}{scale}</div>"
+    ruler = "" if nothing else f"<span class=scale><span>{short(low)}</span><span>{short(high)}</span></span>"
+    return f"<div class=plot>{''.join(rows)}{ruler}</div>"
 
 
 def bars(marks: Sequence[Mark], label: str) -> str:

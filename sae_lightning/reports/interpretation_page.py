@@ -91,9 +91,16 @@ def _cards(scores: dict[str, dict[str, Figure]]) -> str:
         said = "".join(f"<br>{text(line)}" for line in apart)
         out.append(
             f"<section class=card><h3>{text(name)}</h3><p class=quiet>{text(meaning(name))}</p>"
-            f"{whiskers(marks, name)}<p class=quiet>{said.removeprefix('<br>')}</p></section>"
+            f"{whiskers(marks, name, _scale(name))}<p class=quiet>{said.removeprefix('<br>')}</p></section>"
         )
     return f"<h2>Scores</h2><div class=cards>{''.join(out)}</div>" if out else ""
+
+
+def _scale(name: str) -> tuple[float, float] | None:
+    """Return all that a score can be, so that groups which hardly differ look like it."""
+    if name.endswith("correlation"):
+        return None
+    return (0.0, 3.0) if name.endswith("grade") else (0.0, 1.0)
 
 
 def _by_level(said: dict[str, Any]) -> str:
