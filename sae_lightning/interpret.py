@@ -11,8 +11,8 @@ from sae_lightning.config import InterpretConfig, validate
 from sae_lightning.core.errors import UserError
 from sae_lightning.core.files import atomic_path, write_json
 
-# What this command writes: a folder with one of them is its own.
-_FILES = ("interpretation.json", "answers.jsonl")
+# What this command writes before anything else, whatever ends it: a folder with one of them is its own.
+_FILES = ("interpretation.json", "answers.jsonl", ".answers.jsonl.lock", "explanations.json")
 
 
 def interpret(config: InterpretConfig, out: Path, asked: frozenset[str] = frozenset()) -> None:

@@ -45,5 +45,8 @@ def test_the_report_shows_them(folder: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_file(folder: Path) -> None:
+    # A run that was killed between its files is made again.
+    (folder / "again").mkdir()
+    (folder / "again" / "explanations.json").write_text("{}")
     run(folder, "interpret", "store=store", "out=again", *QUICK, "progress=false")
     assert (folder / "again" / "explanations.json").read_bytes() == (folder / "out" / "explanations.json").read_bytes()
