@@ -23,14 +23,16 @@ _AT_ONCE = 1024
 def unit_reads(reader: Reader, unit: Unit, neurons: str = NEURONS) -> Reads:
     """Return what reads a unit on short texts: each in a window of its own, after the token that windows begin with.
 
-    A neuron's activation counts where it is above 0. neurons: the site of a layer's neurons. Texts longer than the
-    corpus' windows are not for this (ValueError); shorter ones are filled up behind their end, where a causal language
-    model does not see it.
+    A neuron's activation counts where it is above 0. neurons: the site of a layer's neurons. Of texts longer than the
+    corpus' windows the end is read, as much as fits, with 0 before it; shorter ones are filled up behind their end,
+    where a causal language model does not see it.
     """
+    longest = reader.context_length - (reader.start is not None)
     site = neurons.replace("{layer}", str(unit.layer)) if unit.kind == "neuron" else None
 
     def reads(texts: Sequence[NDArray[np.int64]]) -> list[NDArray[np.float32]]:
-        out: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(texts)
+        out: list[NDArray[np.float32]] = [np.zeros(len(text), np.float32) for text in texts]
+        texts = [text[-longest:] for text in texts]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         while order:
             room = len(texts[order[-1]])
@@ -40,7 +42,7 @@ def unit_reads(reader: Reader, unit: Unit, neurons: str = NEURONS) -> Reads:
                 row[: len(texts[i])] = texts[i]
             values = _windows(reader, unit, site, filled)
             for row, i in zip(values, part, strict=True):
-                out[i] = row[: len(texts[i])]
+                out[i][len(out[i]) - len(texts[i]) :] = row[: len(texts[i])]
         return out
 
     return reads
@@ -53,9 +55,6 @@ def _last(order: list[int], n: int) -> tuple[list[int], list[int]]:
 def _windows(reader: Reader, unit: Unit, site: str | None, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the activations [w, p] of windows of ids [w, p]."""
     n, room = ids.shape
-    longest = reader.context_length - (reader.start is not None)
-    if room > longest:
-        raise ValueError(f"a text of {room} tokens: at most {longest} fit into a window")
     batch = reader.windows(ids.reshape(-1), room)
     read = read_windows(reader.lm, batch.tokens, [*reader.sites.read, *([site] if site else [])], n)
     x = torch.cat([read[name] for name in reader.sites.read], dim=-1)

@@ -47,8 +47,17 @@ def test_a_neuron_is_its_activation_above_0_where_the_mask_leaves_the_token_in(r
     assert any((values > 0).any() for values in read)
 
 
-def test_nothing_read_is_nothing_and_what_no_window_holds_is_refused(reader: Reader) -> None:
-    reads = unit_reads(reader, Unit("feature", 0))
-    assert reads([]) == []
-    with pytest.raises(ValueError, match="at most 31"):
-        reads([np.zeros(32, np.int64)])
+def test_nothing_read_is_nothing(reader: Reader) -> None:
+    assert unit_reads(reader, Unit("feature", 0))([]) == []
+
+
+def test_of_a_text_longer_than_a_window_the_end_is_read(reader: Reader) -> None:
+    long = np.random.default_rng(3).integers(0, 256, 100)
+    seen = 0
+    for feature in range(0, 48, 5):
+        whole, end, short = unit_reads(reader, Unit("feature", feature))([long, long[-31:], long[:5]])
+        assert [len(whole), len(end), len(short)] == [100, 31, 5]
+        np.testing.assert_allclose(whole[-31:], end, atol=1e-5)
+        assert not whole[:-31].any()
+        seen += int((end > 0).sum())
+    assert seen
