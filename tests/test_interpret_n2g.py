@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.studied_run import run, train
+from sae_lightning.studies.autointerp.neurons import Neurons
+from tests.studied_run import run, run_here, train
 
 QUICK = ["explainer=n2g", "client=none", "n_features=4", "n_neurons=3", "min_firings=20", "tokens=4096", "draws=100"]
 
@@ -42,6 +43,24 @@ def test_the_report_shows_them(folder: Path) -> None:
     texts = json.loads(page[len("SAE.data(") : -len(");\n")])["texts"]["explanation"]
     assert texts == {feature: many[0]["text"] for feature, many in said.items()}
     assert "by n2g" in (folder / "report" / "index.html").read_text()
+
+
+def test_a_neuron_that_is_never_active_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Neurons._values
+
+    def with_a_dead_one(self, units, n_tokens, show):
+        kept, values = read(self, units, n_tokens, show)
+        values[:, 1] = 0.0
+        return kept, values
+
+    monkeypatch.setattr(Neurons, "_values", with_a_dead_one)
+    code, _, err = run_here(folder, "interpret", "store=store", "out=dead", *QUICK, "progress=false")
+    assert code == 0, err
+    assert "1 of 3 neurons are never active: left out" in err
+    found = json.loads((folder / "dead" / "interpretation.json").read_text())
+    before = json.loads((folder / "out" / "interpretation.json").read_text())
+    named = [unit["unit"] for unit in before["units"]]
+    assert [unit["unit"] for unit in found["units"]] == [*named[:5], named[6]]
 
 
 def test_the_same_seed_gives_the_same_file(folder: Path) -> None:

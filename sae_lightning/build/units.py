@@ -1,5 +1,6 @@
 """Which units are interpreted, and where each of them is active: features of a store, neurons read on the same text."""
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ from sae_lightning.store import FeatureStore
 from sae_lightning.studies.autointerp.neurons import NeuronFirings, Neurons
 from sae_lightning.studies.autointerp.recording import Active, FeatureFirings
 from sae_lightning.studies.autointerp.records import Unit
+
+logger = logging.getLogger(__name__)
 
 # Activations of the store that are counted at once.
 _CHUNK = 1 << 24
@@ -34,7 +37,7 @@ class Units:
 
 
 def choose_units(config: InterpretConfig, asked: Asked) -> Units:
-    """Choose features and neurons and read the neurons.
+    """Choose features and neurons and read the neurons. Neurons that are never active (ReLU has such) are left out.
 
     Raises UserError: features out of range, too few that fire often enough, no text to read neurons on.
     """
@@ -54,7 +57,11 @@ def choose_units(config: InterpretConfig, asked: Asked) -> Units:
     n_kept = max(1, int(np.count_nonzero(store.kept[:n_tokens])))
     shares = [len(firings.of(unit).tokens) / n_kept for unit in features]
     share = config.neuron_share or (float(np.median(shares)) if shares else _SHARE)
-    return Units((*features, *neurons), n_tokens, firings, control.read(neurons, share, config.progress))
+    read = control.read(neurons, share, config.progress)
+    active = [unit for unit in neurons if len(read.of(unit).tokens)]
+    if len(active) < len(neurons):
+        logger.warning("%d of %d neurons are never active: left out", len(neurons) - len(active), len(neurons))
+    return Units((*features, *active), n_tokens, firings, read)
 
 
 def _features(config: InterpretConfig, store: FeatureStore, n_tokens: int) -> list[Unit]:
