@@ -1,15 +1,10 @@
 """Precision, recall, F1 and correlation as a count by hand has them; intervals that cover."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from sae_lightning.core import UserError
 from sae_lightning.studies.autointerp.explainers.foretelling import foretold
-from sae_lightning.studies.autointerp.explainers.natural import Natural, StoreTexts
-from sae_lightning.studies.autointerp.records import Record, Stretch, Unit
-from tests.store.planted import planted_store
+from sae_lightning.studies.autointerp.explainers.natural import Natural
 
 
 def made_up(seed: int, texts: int = 40) -> tuple[Natural, np.ndarray]:
@@ -63,23 +58,7 @@ def test_what_can_not_be_divided_is_no_number() -> None:
     assert len(empty.begin) == 0
 
 
-def test_texts_of_a_store_are_whole_and_none_of_them_is_shown(tmp_path: Path) -> None:
-    planted = planted_store(tmp_path, d_sae=12)
-    store = planted.store
-    observe = StoreTexts(store, tokens=300, seed=1)
-    assert 300 <= sum(int(store.text_starts[t + 1] - store.text_starts[t]) for t in observe.texts) < 700
-    hidden = int(observe.texts[0])
-    shown = Stretch(("a",), np.array([1]), np.array([1.0]), 0, hidden, 0)
-    found = observe(Record(Unit("feature", 4), 1.0, 0.1, (shown,), (), ()))
-    assert hidden not in found.text
-    assert set(found.text.tolist()) == set(observe.texts.tolist()) - {hidden}
-    rows = np.flatnonzero(np.isin(store.text_index, found.text))
-    np.testing.assert_array_equal(found.values, planted.dense[rows, 4])
-    np.testing.assert_array_equal(found.token_ids, store.token_ids[rows])
-    np.testing.assert_array_equal(found.kept, planted.kept[rows])
-    for place, text in enumerate(found.text):
-        assert found.begin[place] == np.flatnonzero(found.text == text)[0]
-    within = StoreTexts(store, tokens=10**6, within=int(store.text_starts[5]))
-    assert within.texts.tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(UserError, match=r"neuron 3\.7: a feature store knows features alone"):
-        observe(Record(Unit("neuron", 7, 3), 1.0, 0.1, (), (), ()))
+def test_each_text_begins_at_its_first_token() -> None:
+    text = np.array([4, 4, 4, 2, 9, 9])
+    natural = Natural(np.arange(6), text, np.ones(6, bool), np.zeros(6, np.float32))
+    assert natural.begin.tolist() == [0, 0, 0, 3, 4, 4]
