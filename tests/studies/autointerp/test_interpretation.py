@@ -13,6 +13,7 @@ from sae_lightning.studies.autointerp.explanations import Explanation
 from sae_lightning.studies.autointerp.interpretation import deranged, interpret
 from sae_lightning.studies.autointerp.records import Record, Unit
 from sae_lightning.studies.autointerp.scorers import DetectionScorer, FuzzingScorer, RubricScorer
+from sae_lightning.studies.autointerp.scorers.matching import MatchingScorer
 from tests.studies.autointerp.scorers.test_scorers import knows
 from tests.studies.autointerp.scripted import Scripted, record
 
@@ -82,6 +83,20 @@ def test_a_judge_that_tosses_a_coin_is_at_chance_within_the_interval() -> None:
         assert apart.low is not None
         assert apart.high is not None
         assert apart.low < 0 < apart.high
+
+
+def test_a_judge_that_chooses_well_is_at_chance_for_explanations_of_others() -> None:
+    def chances(request: Request) -> dict[str, float]:
+        found = re.search(r"\nText: (.*)\n", request.messages[-1][1])
+        assert found is not None
+        fit = [choice for choice in request.choices if choice in found[1].split()] or request.choices
+        return {choice: (choice in fit) / len(fit) for choice in request.choices}
+
+    client = Scripted(lambda request: max(chances(request), key=chances(request).__getitem__), chances)
+    explainer = ChatExplainer(Scripted(good))
+    values = interpret(RECORDS[:9], explainer, [MatchingScorer(client, strangers=7)]).result.values
+    assert values["matching_auc/features"] == values["matching_auc/neurons"] == 1.0
+    assert values["matching_auc/features_shuffled"] == values["matching_auc/neurons_shuffled"] == 0.5
 
 
 def test_units_without_an_explanation_are_counted_and_scored_nowhere() -> None:

@@ -54,11 +54,12 @@ class N2G:
 
     1. The shortest suffix up to t on which the activation at t is at least ``keep`` times a. A stretch of which the
        whole does not suffice gives no pattern.
-    2. Each token's importance, ``1 - a' / a``: a' is the mean activation at t after the token has been replaced by each
-       of ``replacements`` tokens of the corpus, drawn once (where a replacement does more than the token, it counts as
-       much). Tokens with an importance below ``important`` become wildcards, t itself among them.
-    3. With all wildcards replaced at once, ``keep`` of the activation must still be there in the mean; else the most
-       important of them become literal again, as few as are needed.
+    2. Each token's importance, ``1 - b' / b``: b is the activation at t of the suffix read alone, b' its mean after the
+       token has been replaced by each of ``replacements`` tokens of the corpus, drawn once (where a replacement does
+       more than the token, it counts as much). Tokens with an importance below ``important`` become wildcards, t itself
+       among them.
+    3. With all wildcards replaced at once, ``keep`` of b must still be there in the mean; else the most important of
+       them become literal again, as few as are needed.
 
     Equal patterns are one; all are put in a trie from t backwards. On new text, of the patterns that end on a token the
     one with the most literal tokens, of those the longest, foretells its mean activation; where none ends, 0. A
