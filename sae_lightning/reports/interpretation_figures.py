@@ -12,7 +12,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 8, 8, 26
 STYLE = """
 .curves svg { display: block; width: 100%; max-width: 34rem; height: auto; }
 .curves text { fill: var(--quiet); font: 11px system-ui, sans-serif; }
-.curves .axis { stroke: var(--line); } .curves .chance { stroke: var(--quiet); stroke-dasharray: 3 3; }
+.curves .axis { stroke: var(--line); }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: 13px; margin: .3rem 0; }
 .legend span::before { content: ""; display: inline-block; width: .8em; height: .8em; border-radius: 50%;
   background: var(--dot); margin-right: .35em; vertical-align: -1px; }
@@ -35,10 +35,10 @@ def legend(curves: Sequence[Curve]) -> str:
     return f"<div class=legend>{''.join(parts)}</div>"
 
 
-def level_curves(curves: Sequence[Curve], top: float, label: str, chance: float | None = None) -> str:
+def level_curves(curves: Sequence[Curve], top: float, label: str) -> str:
     """Draw every group's mean by level, weakest left, its 95 % interval as a line; silent stretches left of all.
 
-    top: the end of the scale, which begins at 0. chance: where a dashed line is drawn.
+    top: the end of the scale, which begins at 0.
     """
     levels = sorted({level for one in curves for level in one.levels})
     if not levels:
@@ -54,9 +54,6 @@ def level_curves(curves: Sequence[Curve], top: float, label: str, chance: float 
         value = top * i / 4
         shapes.append(f'<line class=axis x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         shapes.append(f'<text x="{_LEFT - 5}" y="{y(value) + 4:.1f}" text-anchor="end">{short(value)}</text>')
-    if chance is not None:
-        where = f'y1="{y(chance):.1f}" y2="{y(chance):.1f}"'
-        shapes.append(f'<line class=chance x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" {where}/>')
     for level, place in places.items():
         name = "silent" if level < 0 else f"level {level + 1}"
         shapes.append(f'<text x="{place:.1f}" y="{_HEIGHT - 8}" text-anchor="middle">{name}</text>')

@@ -15,11 +15,13 @@ from sae_lightning.studies.meaning import meaning
 
 _SHOWN = ("features", "neurons", "features_shuffled", "neurons_shuffled")
 _COLOURS = {"features": 0, "neurons": 1, "features_shuffled": 4, "neurons_shuffled": 5}
-# Scorers whose answers by level are drawn: what is drawn, where the scale ends, where chance lies.
+# Scorers whose answers by level are drawn: what is drawn, where the scale ends. How often a judge says yes by chance is
+# its own affair: what to compare with are the shuffled explanations and the silent stretches.
 _LEVELS = {
-    "rubric": ("grade from 0 (nothing to do with the text) to 3 (exactly what is marked)", 3.0, None),
-    "detection": ("share of stretches said to fit the description; of silent ones it should be 0", 1.0, 0.5),
-    "fuzzing": ("share of rightly marked stretches said to fit the description", 1.0, 0.5),
+    "rubric": ("grade from 0 (nothing to do with the text) to 3 (exactly what is marked)", 3.0),
+    "detection": ("share of stretches said to fit the description; of silent ones it should be 0", 1.0),
+    "fuzzing": ("share of rightly marked stretches said to fit the description", 1.0),
+    "matching": ("share of stretches for which the description was chosen among others", 1.0),
 }
 _STYLE = """
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: .8rem;
@@ -109,13 +111,13 @@ def _by_level(said: dict[str, Any]) -> str:
         return ""
     rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
     out = ""
-    for scorer, (label, top, chance) in _LEVELS.items():
+    for scorer, (label, top) in _LEVELS.items():
         for measure in ("said", "expected"):
             curves = [_curve(rows, scorer, group, measure) for group in _SHOWN]
             curves = [one for one in curves if one.levels]
             if curves:
                 how = "mean of the answers" if measure == "said" else "mean under the judge's probabilities"
-                out += level_curves(curves, top, f"{scorer}, {how}: {label}", chance)
+                out += level_curves(curves, top, f"{scorer}, {how}: {label}")
     every = [Curve(GROUPS[group], {}, _COLOURS[group]) for group in _SHOWN]
     every = [one for one in every if any(row["group"] == _group(one.name) for row in rows)]
     if not out:
