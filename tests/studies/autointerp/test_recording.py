@@ -91,6 +91,14 @@ def test_what_is_shown_is_not_scored_and_nothing_overlaps(made: Planted) -> None
             assert all(a[1] <= b[0] for a, b in pairwise(spans))
 
 
+def test_where_texts_are_few_stretches_of_one_keep_apart(made: Planted) -> None:
+    n = int(made.store.text_starts[4])
+    (record,) = recorder(made, n, top=40, from_level=0).records([Unit("feature", 2)])
+    assert len(record.shown) > 4 > len({stretch.text for stretch in record.shown})
+    spans = sorted(place(made, stretch, 2) for stretch in record.shown)
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
 def test_the_strongest_come_first_then_some_of_every_level(made: Planted) -> None:
     record = one(made, 2, top=5, from_level=1)
     peaks = [float(stretch.values.max()) for stretch in record.shown[:5]]
