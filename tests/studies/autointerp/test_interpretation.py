@@ -15,7 +15,7 @@ from sae_lightning.studies.autointerp.records import Record, Unit
 from sae_lightning.studies.autointerp.scorers import DetectionScorer, FuzzingScorer, RubricScorer
 from sae_lightning.studies.autointerp.scorers.matching import MatchingScorer
 from tests.studies.autointerp.scorers.test_scorers import knows
-from tests.studies.autointerp.scripted import Scripted, record
+from tests.studies.autointerp.scripted import Scripted, record, stretch
 
 WORDS = [f"{a}{b}" for a in ("king", "queen", "rook") for b in "abcdefgh"]
 RECORDS = [record(i, word, kind="neuron" if i % 3 == 0 else "feature") for i, word in enumerate(WORDS)]
@@ -97,6 +97,16 @@ def test_a_judge_that_chooses_well_is_at_chance_for_explanations_of_others() -> 
     values = interpret(RECORDS[:9], explainer, [MatchingScorer(client, strangers=7)]).result.values
     assert values["matching_auc/features"] == values["matching_auc/neurons"] == 1.0
     assert values["matching_auc/features_shuffled"] == values["matching_auc/neurons_shuffled"] == 0.5
+
+
+def test_an_explainer_is_shown_marks_where_a_unit_is_strong() -> None:
+    client = Scripted(lambda request: "words")
+    shown = (stretch("a weak middle strong b", {"weak": 0.29, "middle": 0.31, "strong": 1.0}),)
+    told = Record(Unit("feature", 1), 1.0, 0.1, shown, (), ())
+    ChatExplainer(client).explain([told])
+    ChatExplainer(client, marked=0.1).explain([told])
+    texts = [request.messages[-1][1].splitlines()[0] for request in client.asked]
+    assert texts == ["Text 1: a weak <<middle strong>> b", "Text 1: a <<weak middle strong>> b"]
 
 
 def test_units_without_an_explanation_are_counted_and_scored_nowhere() -> None:

@@ -6,6 +6,7 @@ from unittest import mock
 import pytest
 
 from sae_lightning.core import UserError
+from sae_lightning.studies.autointerp.clients.budget import Budget
 from sae_lightning.studies.autointerp.clients.client import Request
 from sae_lightning.studies.autointerp.clients.openai import OpenAIClient
 from tests.studies.autointerp import chat_server
@@ -57,3 +58,18 @@ def test_a_key_that_comes_back_escaped_is_taken_out(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(chat_server, "json", escaped)
         (answer,) = client_of(server, key_env="TEST_KEY").ask([Request((("user", "say it"),), 20)])
     assert answer.text == "your key is [key]"
+
+
+def test_what_is_on_its_way_counts_at_its_dearest():
+    (one,) = requests(1)
+    budget = Budget(0.0, 1e6, 10.0)  # 4 an answer at most
+    budget.reserve(one)
+    budget.reserve(one)
+    assert budget.waits(one)
+    with pytest.raises(UserError, match="the next request could pass it"):
+        budget.reserve(one)
+    budget.settle(one, 0, 1)
+    budget.settle(one, 0, 1)
+    assert not budget.waits(one)
+    budget.reserve(one)
+    assert budget.spent == 2.0
