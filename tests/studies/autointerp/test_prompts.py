@@ -43,6 +43,8 @@ def test_an_explanation_is_one_line_of_what_can_be_seen() -> None:
     assert one_line("  a \x00\x1b[2J b\n c\u202e ") == "a [2J b c"
     assert len(one_line("word " * 1000)) <= 300
     assert first_line('\n\n "Names of rivers" \nand more') == "Names of rivers"
+    assert first_line('"river" and "lake"') == '"river" and "lake"'
+    assert first_line("\"'\n'the sea'") == "the sea"
     assert first_line(None) == first_line(" \n\x00 ") == ""
 
 

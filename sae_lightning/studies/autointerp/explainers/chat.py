@@ -57,4 +57,14 @@ class ChatExplainer:
 
 def first_line(answer: str | None) -> str:
     """Return the first line with anything on it, as one line of text that can be seen; "" where there is none."""
-    return next((line for raw in (answer or "").splitlines() if (line := one_line(raw).strip("\"' "))), "")
+    return next((line for raw in (answer or "").splitlines() if (line := _unquoted(one_line(raw)))), "")
+
+
+def _unquoted(line: str) -> str:
+    """Return a line without the quotation marks around the whole of it; those of words in it stay."""
+    line = line.strip()
+    if not line.strip("\"' "):
+        return ""
+    inside = line[1:-1]
+    around = len(line) > 1 and line[0] == line[-1] and line[0] in "\"'" and line[0] not in inside
+    return inside.strip() if around else line
