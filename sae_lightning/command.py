@@ -174,7 +174,7 @@ def groups_of(config_name: str) -> list[str]:
 
 def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
     """Return a hint with the nearest known keys of the config that the valid part of the command line composes."""
-    groups = {p.name for p in conf_dir().iterdir() if p.is_dir()}
+    groups = groups_of(config_name)
     choices = [a for a in arguments if "=" in a and a.split("=", 1)[0] in groups and "," not in a]
     for overrides in (choices, []):
         try:
@@ -186,7 +186,7 @@ def nearest_key(key: str, config_name: str, arguments: list[str]) -> str:
         tail = [k for k in known if k.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
         if tail:
             return "; did you mean " + ", ".join(repr(k) for k in tail[:3]) + "?"
-        return nearest(key, dict.fromkeys([*known, *sorted(groups)]))
+        return nearest(key, dict.fromkeys([*known, *groups]))
     return ""
 
 
