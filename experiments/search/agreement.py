@@ -111,7 +111,7 @@ def main() -> None:
     prompt, want = FILTERED
     study = InfluenceSearch(prompt, want, 1.0, candidates=MANY, n=MANY, show_progress=False)
     rows = study.run(subject).tables["features"].rows
-    by_filter = sorted(rows, key=lambda row: -row[2])  # type: ignore[operator]
+    by_filter = sorted(rows, key=lambda row: -row[2])  # type: ignore[operator] - a number
     kept = {row[0] for row in by_filter[:100]}
     found["filter"] = {"best 20 among the filter's 100": sum(row[0] in kept for row in rows[:20]), "of": len(rows)}
     options.out.write_text(json.dumps(found, indent=2))

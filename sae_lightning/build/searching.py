@@ -183,7 +183,7 @@ def _labelled(
     at = table.columns.index("feature")
     ours = [row[0] == own if "sae" in table.columns else True for row in table.rows]
     more: dict[str, Mapping[int, str | None]] = {}
-    features = {int(row[at]) for row, mine in zip(table.rows, ours, strict=True) if mine}  # type: ignore[arg-type]
+    features = {int(row[at]) for row, mine in zip(table.rows, ours, strict=True) if mine}  # type: ignore[arg-type] - numbers
     if store is not None:
         more["fires_on"] = {feature: fires_on(store, feature) for feature in features}
     if said is not None:
@@ -191,7 +191,7 @@ def _labelled(
     if report is not None:
         more["page"] = {feature: f"{report}?f={feature}" for feature in features}
     rows = tuple(
-        (*row, *(of.get(int(row[at])) if mine else None for of in more.values()))  # type: ignore[arg-type]
+        (*row, *(of.get(int(row[at])) if mine else None for of in more.values()))  # type: ignore[arg-type] - as above
         for row, mine in zip(table.rows, ours, strict=True)
     )
     return replace(result, tables={"features": replace(table, columns=(*table.columns, *more), rows=rows)})

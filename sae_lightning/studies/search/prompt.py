@@ -92,4 +92,4 @@ class PromptSearch(Study):
 
 def ranked(rows: list[tuple[Cell, ...]], n: int) -> tuple[tuple[Cell, ...], ...]:
     """Return the n rows (feature, score, activation, share of the largest, ...) of the largest scores, best first."""
-    return tuple(sorted(rows, key=lambda row: (-row[1], -row[3], row[0]))[:n])  # type: ignore[operator]
+    return tuple(sorted(rows, key=lambda row: (-row[1], -row[3], row[0]))[:n])  # type: ignore[operator] - numbers here
